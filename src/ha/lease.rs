@@ -1,0 +1,165 @@
+//! The timing rules of the lease, all of them. Nothing else in the core compares times to decide who may write.
+//!
+//! - The lease counts from when the acknowledged renewal was *sent*, shortened by what two clocks may drift apart.
+//! - A primary that cannot renew begins to stop [`LeaseClock::stop_at`] and is killed at [`LeaseClock::fence_at`], both before the deadline.
+//! - Promotion, a watchdog kick and the virtual IP need a permit, and a permit needs time left.
+//! - Another member can hold the lease only after the *store* let ours expire, which is later than our deadline.
+
+use super::types::{Instant, LeaseId, Millis};
+use super::view::{NodeView, PgState, Role};
+
+/// What our lease is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseClock {
+    /// The lease in the store.
+    pub id: LeaseId,
+    /// Its length as granted.
+    pub ttl: Millis,
+    /// When the last acknowledged grant or renewal was sent.
+    pub sent_at: Instant,
+}
+
+impl LeaseClock {
+    /// Last instant at which we may act as its holder: 1 % and 250 ms earlier than the store's earliest expiry.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        self.sent_at + self.ttl.saturating_sub(Millis(self.ttl.0 / 100 + 250))
+    }
+
+    /// When a primary without a newer renewal begins its fast stop.
+    #[must_use]
+    pub fn stop_at(&self) -> Instant {
+        self.deadline() - Millis((self.ttl.0 / 5).clamp(600, 5_000))
+    }
+
+    /// When a primary that has not stopped by itself is killed.
+    #[must_use]
+    pub fn fence_at(&self) -> Instant {
+        self.deadline() - Millis((self.ttl.0 / 20).clamp(250, 1_000))
+    }
+
+    /// Proof that the lease is ours at `now`, for the virtual IP.
+    #[must_use]
+    pub fn held(&self, now: Instant) -> Option<LeaseHeld> {
+        (now < self.stop_at()).then(|| LeaseHeld { until: self.deadline() })
+    }
+
+    /// Permission to make PostgreSQL writable: only while no stop would be due.
+    #[must_use]
+    pub fn promote_permit(&self, now: Instant) -> Option<PromotePermit> {
+        (now < self.stop_at()).then(|| PromotePermit { until: self.deadline() })
+    }
+
+    /// Permission to feed a watchdog that bites `timeout` after the kick: only while it would bite before the deadline.
+    #[must_use]
+    pub fn kick_permit(&self, now: Instant, timeout: Millis) -> Option<KickPermit> {
+        (now + timeout <= self.deadline()).then(|| KickPermit { until: self.deadline() })
+    }
+}
+
+/// The lease is ours until then. Only [`LeaseClock`] makes one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LeaseHeld {
+    until: Instant,
+}
+
+impl LeaseHeld {
+    /// The lease deadline.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+/// PostgreSQL may be made writable. Only [`LeaseClock`] makes one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PromotePermit {
+    until: Instant,
+}
+
+impl PromotePermit {
+    /// The lease deadline: a promotion that is not done by then must not happen any more.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+/// The watchdog may be fed. Only [`LeaseClock`] makes one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KickPermit {
+    until: Instant,
+}
+
+impl KickPermit {
+    /// The lease deadline.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+}
+
+/// PostgreSQL on this box cannot write: it was seen stopped or in recovery, after the last job that could have changed that.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PostgresStopped(());
+
+impl PostgresStopped {
+    /// The proof, if `node` shows it and was observed after `not_before` (the end of the last job).
+    #[must_use]
+    pub fn observe(node: &NodeView, not_before: Instant) -> Option<PostgresStopped> {
+        let cannot_write = match &node.pg {
+            PgState::Empty | PgState::Stopped(_) => true,
+            PgState::Running(running) => running.role == Role::Standby,
+            PgState::Unreadable { .. } | PgState::Starting { .. } | PgState::Unresponsive => false,
+        };
+        (cannot_write && node.observed_at >= not_before).then_some(PostgresStopped(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LeaseClock, PostgresStopped};
+    use crate::ha::types::{Instant, LeaseId, Millis};
+    use crate::ha::view::{NodeView, PgState};
+
+    fn lease(ttl_secs: u64) -> LeaseClock {
+        LeaseClock { id: LeaseId(7), ttl: Millis::from_secs(ttl_secs), sent_at: Instant(1_000_000) }
+    }
+
+    #[test]
+    fn order_of_the_deadlines() {
+        for ttl in 3..=600 {
+            let lease = lease(ttl);
+            assert!(lease.sent_at < lease.stop_at(), "ttl {ttl}");
+            assert!(lease.stop_at() < lease.fence_at(), "ttl {ttl}");
+            assert!(lease.fence_at() < lease.deadline(), "ttl {ttl}");
+            assert!(lease.deadline() < lease.sent_at + lease.ttl, "ttl {ttl}");
+        }
+    }
+
+    #[test]
+    fn thirty_seconds() {
+        let lease = lease(30);
+        assert_eq!(lease.deadline(), Instant(1_000_000 + 29_450));
+        assert_eq!(lease.stop_at(), Instant(1_000_000 + 24_450));
+        assert_eq!(lease.fence_at(), Instant(1_000_000 + 28_450));
+    }
+
+    #[test]
+    fn no_permit_when_time_is_short() {
+        let lease = lease(30);
+        assert!(lease.promote_permit(lease.stop_at() - Millis(1)).is_some());
+        assert!(lease.promote_permit(lease.stop_at()).is_none());
+        assert!(lease.kick_permit(lease.deadline() - Millis(15_000), Millis(15_000)).is_some());
+        assert!(lease.kick_permit(lease.deadline() - Millis(14_999), Millis(15_000)).is_none());
+    }
+
+    #[test]
+    fn proof_of_stop_needs_a_fresh_look() {
+        let node = NodeView { observed_at: Instant(10), pg: PgState::Empty };
+        assert!(PostgresStopped::observe(&node, Instant(10)).is_some());
+        assert!(PostgresStopped::observe(&node, Instant(11)).is_none());
+        let silent = NodeView { observed_at: Instant(10), pg: PgState::Unresponsive };
+        assert!(PostgresStopped::observe(&silent, Instant(0)).is_none());
+    }
+}

@@ -1,0 +1,10 @@
+//! Mastiff: a high-availability agent for PostgreSQL on appliances.
+
+pub mod clock;
+pub mod config;
+pub mod ctl;
+pub mod dcs;
+pub mod ha;
+pub mod http;
+pub mod log;
+pub mod postgres;
