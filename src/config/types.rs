@@ -163,7 +163,7 @@ pub struct EtcdConfig {
 }
 
 /// `bootstrap`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct BootstrapConfig {
     /// The section exists.
     pub present: bool,
