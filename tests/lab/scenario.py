@@ -282,6 +282,14 @@ class Run:
             self.signal(box.agent, signal.SIGTERM, f"the agent of {box.name}")
         self.fault()
 
+    @command(r"end agent (?P<who>[\w ]+)")
+    def do_end(self, who):
+        """end agent WHO: SIGTERM where it still runs, and wait until it is gone"""
+        for box in self.boxes(who):
+            if self.cluster.alive(box.agent):
+                os.kill(box.agent, signal.SIGTERM)
+                self.cluster.wait(f"the agent of {box.name} ends", lambda: not self.cluster.alive(box.agent), self.until(30))
+
     @command(r"sighup agent (?P<who>[\w ]+)")
     def do_sighup(self, who):
         """sighup agent WHO: after writing its configuration file anew"""
@@ -485,7 +493,8 @@ class Run:
     @command(r"expect (write )?gap < (?P<seconds>[\d.]+)s")
     def do_gap(self, seconds):
         """expect gap < N s: the walking client's longest wait since the last fault"""
-        gap = journal.outage(self.acks(), self.faults[-1], {"app"})
+        acks = self.acks()
+        gap = journal.outage(acks, self.faults[-1] if self.faults else acks[0].t, {"app"})
         if gap is None:
             raise LabError("no acknowledgement after the fault")
         self.notes.append(f"gap {gap[0]:.2f}s")
