@@ -24,7 +24,7 @@ def arguments():
     parser.add_argument("--agent", choices=("mastiff", "patroni", "mixed"), default="mastiff")
     parser.add_argument("-j", type=int, default=1, help="how many at a time")
     parser.add_argument("-v", action="store_true", help="print every command with its time")
-    parser.add_argument("--list", help="a file with the names of the scenarios to run, one a line")
+    parser.add_argument("--list", help="a file with the scenarios to run, one a line: NAME [AGENT]")
     parser.add_argument("--logs", help="directory to keep the logs of failed scenarios in")
     parser.add_argument("--help-language", action="store_true", help="the commands of the scenario language")
     parser.add_argument("files", nargs="*")
@@ -36,10 +36,17 @@ def chosen(options):
     paths = options.files or sorted(glob.glob(os.path.join(HERE, "scenarios", "*.lab")))
     if options.list:
         with open(options.list) as file:
-            names = [line.split("#")[0].strip() for line in file]
-        paths = [os.path.join(HERE, "scenarios", f"{name}.lab") for name in names if name]
-    found = [scenario.Scenario(path) for path in paths]
+            words = [line.split("#")[0].split() for line in file]
+        return [planned(os.path.join(HERE, "scenarios", f"{word[0]}.lab"), word[1] if word[1:] else options.agent) for word in words if word]
+    found = [planned(path, options.agent) for path in paths]
     return [one for one in found if re.search(options.k, one.name)]
+
+
+def planned(path, agent):
+    """A parsed scenario that knows which agent it runs with."""
+    case = scenario.Scenario(path)
+    case.agent = agent
+    return case
 
 
 def one(case, options):
@@ -52,16 +59,16 @@ def one(case, options):
         if options.v:
             print(story[-1], flush=True)
 
-    run = scenario.Run(case, options.agent, say)
+    run = scenario.Run(case, case.agent, say)
     try:
         run.execute()
         took = cluster.now() - began
-        print(f"ok      {case.name:32} {took:6.1f}s  {', '.join(run.notes)}", flush=True)
+        print(f"ok      {case.name:28} {case.agent:8} {took:6.1f}s  {', '.join(run.notes)}", flush=True)
         return True
     except BaseException as error:
         took = cluster.now() - began
         text = str(error) if isinstance(error, cluster.LabError) else "".join(traceback.format_exception(error))
-        lines = [f"FAILED  {case.name:32} {took:6.1f}s  {', '.join(run.notes)}", *story, text, run.tails()]
+        lines = [f"FAILED  {case.name:28} {case.agent:8} {took:6.1f}s  {', '.join(run.notes)}", *story, text, run.tails()]
         print("\n".join(lines), flush=True)
         if options.logs and run.cluster:
             keep(run, os.path.join(options.logs, case.name))
@@ -132,13 +139,13 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     cluster.sweep()
     cases = chosen(options)
-    skipped = [c for c in cases if options.agent in c.skips]
+    skipped = [c for c in cases if c.agent in c.skips]
     for case in skipped:
-        print(f"skipped {case.name:32}         {case.skips[options.agent]}")
+        print(f"skipped {case.name:28} {case.agent:8}          {case.skips[options.agent]}")
     cases = [c for c in cases if c not in skipped]
     began = time.monotonic()
     failed = all_of(cases, options)
-    print(f"agent {options.agent}, {time.monotonic() - began:.0f} s" + (f", failed: {' '.join(sorted(failed))}" if failed else ""))
+    print(f"{time.monotonic() - began:.0f} s" + (f", failed: {' '.join(sorted(failed))}" if failed else ""))
     print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 

@@ -42,7 +42,7 @@ class Client(threading.Thread):
             failures += 1
             if failures >= len(self.hosts):
                 failures = 0
-                time.sleep(0.01)
+                time.sleep(0.01 if len(self.hosts) > 1 else 0.02)
 
     def once(self):
         """Tries one row on the current host."""
