@@ -62,13 +62,8 @@ impl Inner {
                 let key = self.keys.member(&self.me);
                 self.overwrite("write the member key", key, value.to_string(), Some(lease), end).await
             }
-            StoreRequest::ClaimInitialize => self.claim_initialize(end).await,
-            StoreRequest::SetInitialize { id, create: true } => {
-                self.put_if("set the initialize key", self.key(Key::Initialize), id.to_string(), None, end).await
-            }
-            StoreRequest::SetInitialize { id, create: false } => {
-                self.overwrite("set the initialize key", self.key(Key::Initialize), id.to_string(), None, end).await
-            }
+            StoreRequest::ClaimInitialize { lease } => self.claim_initialize(lease, end).await,
+            StoreRequest::SetInitialize { id } => self.set_initialize(&id.to_string(), end).await,
             StoreRequest::CancelInitialize => self.cancel_initialize(end).await,
             StoreRequest::PutConfig { value, expect } => {
                 self.put_if("write the configuration", self.key(Key::Config), value.to_string(), expect, end).await
@@ -170,13 +165,36 @@ impl Inner {
         Err(fate_unknown(OPERATION))
     }
 
-    async fn claim_initialize(&self, end: Instant) -> Result<StoreOutcome, Fault> {
+    /// The claim hangs on our lease, so that it ends with us; Patroni's hangs on none and looks the same to readers.
+    async fn claim_initialize(&self, lease: LeaseId, end: Instant) -> Result<StoreOutcome, Fault> {
         const OPERATION: &str = "claim the initialize key";
         let key = self.key(Key::Initialize);
         let absent = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
-        let settled = self.transact(OPERATION, vec![absent], vec![TxnOp::put(key.as_str(), "", None)], &key, end).await?;
-        // An empty key could be anybody's.
-        settled.outcome(OPERATION, false)
+        let put = TxnOp::put(key.as_str(), "", Some(PutOptions::new().with_lease(lease.0)));
+        let settled = self.transact(OPERATION, vec![absent], vec![put], &key, end).await?;
+        // Empty on our lease: an earlier attempt was applied and its answer lost.
+        settled.outcome(OPERATION, settled.holds(b"", Some(lease)))
+    }
+
+    /// Over an absent key or a claim, never over another identifier.
+    async fn set_initialize(&self, id: &str, end: Instant) -> Result<StoreOutcome, Fault> {
+        const OPERATION: &str = "set the initialize key";
+        let key = self.key(Key::Initialize);
+        let absent = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
+        let claimed = Compare::value(key.as_str(), CompareOp::Equal, "");
+        let mut last = None;
+        for condition in [absent, claimed] {
+            let put = TxnOp::put(key.as_str(), id, None);
+            let settled = self.transact(OPERATION, vec![condition], vec![put], &key, end).await?;
+            if settled.applied || settled.holds(id.as_bytes(), None) {
+                return settled.outcome(OPERATION, true);
+            }
+            last = Some(settled);
+        }
+        match last {
+            Some(settled) => settled.outcome(OPERATION, false),
+            None => Err(fate_unknown(OPERATION)),
+        }
     }
 
     async fn cancel_initialize(&self, end: Instant) -> Result<StoreOutcome, Fault> {
