@@ -250,7 +250,9 @@ impl Inner {
             Fault::Stale(failure) => log::info!("{failure}; logging in again"),
             Fault::Unsent(failure) | Fault::Unknown(failure) => {
                 match failure {
-                    DcsFailure::Timeout => log::warn!("etcd {}: {operation}: no answer within {} ms; closing the connection", link.url, slice.as_millis()),
+                    DcsFailure::Timeout => {
+                        log::warn!("etcd {}: {operation}: no answer within {} ms; closing the connection", link.url, slice.as_millis())
+                    }
                     failure => log::warn!("{failure}; closing the connection"),
                 }
                 self.connector.failed(&link.url);

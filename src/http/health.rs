@@ -137,9 +137,8 @@ pub fn readiness(query: &[(String, String)], view: &View<'_>) -> bool {
     }
     let own = if parse::param(query, "mode") == Some("write") { status.received() } else { status.replayed() };
     let ahead = leader_position(view).max(status.received());
-    let most = parse::param(query, "lag").and_then(|lag| parse::with_unit(lag, "B")).map_or_else(
-        || i128::from(snapshot.config.maximum_lag_on_failover),
-        i128::from,
-    );
+    let most = parse::param(query, "lag")
+        .and_then(|lag| parse::with_unit(lag, "B"))
+        .map_or_else(|| i128::from(snapshot.config.maximum_lag_on_failover), i128::from);
     i128::from(own.lag_bytes(ahead)) <= most
 }

@@ -87,12 +87,7 @@ impl Drop for Server {
 }
 
 /// Starts the server. Fails at once if it cannot listen; everything later is its own affair.
-pub fn spawn(
-    config: &RestConfig,
-    identity: Identity,
-    published: Arc<Published>,
-    commands: mpsc::Sender<Request>,
-) -> Result<Server, Error> {
+pub fn spawn(config: &RestConfig, identity: Identity, published: Arc<Published>, commands: mpsc::Sender<Request>) -> Result<Server, Error> {
     if config.tls.is_some() {
         return Err(Error::TlsNotBuilt);
     }
@@ -100,12 +95,8 @@ pub fn spawn(
     let address = listener.local_addr().map_err(Error::Thread)?;
     let settings = Arc::new(Mutex::new(Arc::new(Settings::new(config, &identity))));
     let stop = Arc::new(Notify::new());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .max_blocking_threads(1)
-        .build()
-        .map_err(Error::Thread)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build().map_err(Error::Thread)?;
     let shared = Shared { identity: identity.clone(), published, commands, settings: Arc::clone(&settings) };
     let stopped = Arc::clone(&stop);
     let thread = std::thread::Builder::new()

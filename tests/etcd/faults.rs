@@ -43,7 +43,8 @@ async fn the_connected_member_dies() {
     assert!(matches!(renew(&a, lease, LONG).await, StoreOutcome::Lease { .. }));
     // Without a majority nothing is said to be read or written.
     cluster.members[0].kill();
-    for request in [StoreRequest::Read, status(6), StoreRequest::RenewLease { lease: Some(lease), ttl: mastiff::ha::types::Millis(30_000) }] {
+    for request in [StoreRequest::Read, status(6), StoreRequest::RenewLease { lease: Some(lease), ttl: mastiff::ha::types::Millis(30_000) }]
+    {
         let (outcome, _) = timed(&a, request, Duration::from_secs(2)).await;
         assert!(matches!(outcome, StoreOutcome::Failed(_)), "{outcome:?}");
     }

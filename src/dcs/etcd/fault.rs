@@ -64,7 +64,9 @@ pub(super) fn judge(url: &str, operation: &str, error: &Error) -> Fault {
     let Error::GRpcStatus(status) = error else {
         return match error {
             Error::LeaseKeepAliveError(text) if text == "lease not found" => Fault::LeaseGone,
-            Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => Fault::Refused(DcsFailure::Error(say(&error.to_string()))),
+            Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => {
+                Fault::Refused(DcsFailure::Error(say(&error.to_string())))
+            }
             Error::TransportError(_) => Fault::Unsent(DcsFailure::Unavailable(say(&with_causes("cannot connect", error)))),
             _ => Fault::Unknown(DcsFailure::Unavailable(say(&error.to_string()))),
         };
