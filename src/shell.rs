@@ -412,7 +412,7 @@ impl Shell {
         let text = http::json::render(dynamic);
         let same = std::fs::read_to_string(&path).is_ok_and(|old| old == text);
         if !same {
-            if let Err(error) = crate::postgres::files::write_atomic(&path, text.as_bytes()) {
+            if let Err(error) = crate::postgres::files::write_atomic(&path, text.as_bytes(), 0o600) {
                 log::warn!("the cache file of the dynamic configuration was not written: {error}");
                 return;
             }
