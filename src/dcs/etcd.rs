@@ -20,7 +20,7 @@ use etcd_client::{Client, GetOptions, ResponseHeader};
 use tokio::time::{timeout, timeout_at, Instant};
 
 use self::connect::{Connector, Purpose};
-use self::fault::{judge, Fault};
+use self::fault::{judge, Fault, CONNECT};
 use self::lease::Keeper;
 use super::documents::{self, Entry};
 use super::keys::{Key, Keys};
@@ -117,7 +117,8 @@ impl EtcdStore {
     pub async fn call(&self, request: StoreRequest, deadline: Duration) -> StoreOutcome {
         // The attempts end a little earlier, so that the one that hangs is the one that is blamed.
         let end = Instant::now() + deadline.saturating_sub((deadline / 10).min(Duration::from_millis(50)));
-        match timeout(deadline, self.inner.dispatch(request, end)).await {
+        // Boxed, as are the parts below: the futures of gRPC calls are large, and the caller's should not be.
+        match timeout(deadline, Box::pin(self.inner.dispatch(request, end))).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(Fault::LeaseGone)) => StoreOutcome::LeaseGone,
             Ok(Err(fault)) => StoreOutcome::Failed(fault.into_failure()),
@@ -128,7 +129,7 @@ impl EtcdStore {
     /// Wakes the loop: sends `()` whenever a key changed that it should look at, and after each time the watch was interrupted. Runs for ever
     /// and reconnects with back-off. A full channel is a loop that is awake already.
     pub async fn watch(&self, alarm: tokio::sync::mpsc::Sender<()>) {
-        watch::run(&self.inner, &alarm).await;
+        Box::pin(watch::run(&self.inner, &alarm)).await;
     }
 }
 
@@ -148,7 +149,7 @@ impl Inner {
             StoreRequest::RenewLease { lease: Some(lease), .. } => self.renew(lease, end).await,
             write => {
                 let _turn = self.writing.lock().await;
-                self.write(write, end).await
+                Box::pin(self.write(write, end)).await
             }
         }
     }
@@ -237,7 +238,7 @@ impl Inner {
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut underway = Underway { inner: self, generation: link.generation, armed: true };
-        let fault = match timeout(slice, call(link.clone())).await {
+        let fault = match timeout(slice, Box::pin(call(link.clone()))).await {
             Ok(Ok(value)) => {
                 underway.armed = false;
                 return Ok(value);
@@ -270,7 +271,7 @@ impl Inner {
             return Ok(link);
         }
         let url = self.connector.url(0);
-        let result = timeout(slice, self.open_and_prove(&url)).await.unwrap_or(Err(Fault::Unsent(DcsFailure::Timeout)));
+        let result = timeout(slice, Box::pin(self.open_and_prove(&url))).await.unwrap_or(Err(Fault::Unsent(DcsFailure::Timeout)));
         let client = match result {
             Ok(client) => client,
             Err(fault) => {
@@ -294,7 +295,7 @@ impl Inner {
         };
         let mut client = self.connector.open(url, Purpose::Calls).await.map_err(unsent)?;
         let options = GetOptions::new().with_count_only();
-        let response = client.get(self.key(Key::Leader), Some(options)).await.map_err(|error| unsent(judge(url, "connect", &error)))?;
+        let response = client.get(self.key(Key::Leader), Some(options)).await.map_err(|error| unsent(judge(url, CONNECT, &error)))?;
         self.saw(response.header());
         Ok(client)
     }

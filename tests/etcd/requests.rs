@@ -149,3 +149,11 @@ async fn leases_end() {
     assert_eq!(read(&a).await.leader, None);
     assert!(matches!(renew(&a, short, LONG).await, StoreOutcome::LeaseGone));
 }
+
+#[tokio::test]
+async fn futures_are_small() {
+    let a = store(&["http://127.0.0.1:1"], "a");
+    assert!(std::mem::size_of_val(&a.call(StoreRequest::Read, LONG)) < 1024);
+    let (alarm, _) = tokio::sync::mpsc::channel(1);
+    assert!(std::mem::size_of_val(&a.watch(alarm)) < 1024);
+}

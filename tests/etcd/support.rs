@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -73,7 +73,8 @@ impl Drop for Etcd {
 /// Some servers that form one cluster.
 pub struct Cluster {
     pub members: Vec<Etcd>,
-    pub dir: tempfile::TempDir,
+    /// Removed after the servers.
+    _dir: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -115,7 +116,7 @@ impl Cluster {
             etcd.start();
             members.push(etcd);
         }
-        Cluster { members, dir }
+        Cluster { members, _dir: dir }
     }
 
     /// Waits until every member answers.
@@ -128,10 +129,6 @@ impl Cluster {
 
     pub fn urls(&self) -> Vec<&str> {
         self.members.iter().map(|member| member.url.as_str()).collect()
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
     }
 
     /// A plain client for what the store does not do.

@@ -44,6 +44,9 @@ pub(super) fn fate_unknown(operation: &str) -> Fault {
     Fault::Unknown(DcsFailure::Error(format!("etcd: {operation}: an answer was lost; it may have been applied")))
 }
 
+/// Opening a connection, as an operation.
+pub(super) const CONNECT: &str = "connect";
+
 /// gRPC status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>).
 mod code {
     pub(super) const INVALID_ARGUMENT: i32 = 3;
@@ -91,7 +94,14 @@ pub(super) fn judge(url: &str, operation: &str, error: &Error) -> Fault {
         code::DEADLINE_EXCEEDED => Fault::Unknown(DcsFailure::Timeout),
         code::UNAVAILABLE if message.contains("no leader") => Fault::Unsent(DcsFailure::Unavailable(say(message))),
         code::UNAVAILABLE if never_connected(status) => Fault::Unsent(DcsFailure::Unavailable(say(&with_causes(message, status)))),
-        _ => Fault::Unknown(DcsFailure::Unavailable(say(&with_causes(message, status)))),
+        _ => {
+            let mut text = with_causes(message, status);
+            // In TLS 1.3 the server judges the client's certificate after the handshake; often only its hanging up arrives here.
+            if url.starts_with("https://") && operation == CONNECT && !text.contains("ertificate") {
+                text.push_str(" (does the server want a client certificate, or another one than etcd3.cert?)");
+            }
+            Fault::Unknown(DcsFailure::Unavailable(say(&text)))
+        }
     }
 }
 
