@@ -157,6 +157,28 @@ pub const COMMANDS: &[Command] = &[
         examples: &["promote-cluster"],
     },
     Command {
+        name: "query",
+        help: "Query a Patroni PostgreSQL member",
+        args: &[CLUSTER],
+        options: &[
+            GROUP,
+            opt("format", &["--format"], Takes::Text, "Output format (pretty, tsv, json, yaml)"),
+            opt("file", &["--file", "-f"], Takes::File, "Execute the SQL commands from this file"),
+            opt("password", &["--password"], Takes::Nothing, "force password prompt"),
+            opt("username", &["-U", "--username"], Takes::Text, "database user name"),
+            WATCH_2,
+            WATCH,
+            role("The role of the query"),
+            opt("member", &["--member", "-m"], Takes::Text, "Query a specific member"),
+            opt("delimiter", &["--delimiter"], Takes::Text, "The column delimiter"),
+            opt("command", &["--command", "-c"], Takes::Text, "The SQL commands to execute"),
+            opt("dbname", &["-d", "--dbname"], Takes::Text, "database name to connect to"),
+        ],
+        about: "Connects to the address that the member published, without TLS. The password comes from the question, from PGPASSWORD or \
+                from a password file; psql with the output of dsn can do more.",
+        examples: &["query -U postgres --password -c 'select pg_is_in_recovery()'"],
+    },
+    Command {
         name: "reinit",
         help: "Reinitialize cluster member",
         args: &[CLUSTER_REQUIRED, MEMBERS],
