@@ -5,11 +5,14 @@
 use std::path::PathBuf;
 
 pub mod documents;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod keys;
 mod render;
 mod walltime;
 
-
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use render::{failover as render_failover, history as render_history, status as render_status};
 pub use walltime::{format_wall, parse_wall, BadTime};
 
