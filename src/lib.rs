@@ -7,4 +7,5 @@ pub mod dcs;
 pub mod ha;
 pub mod http;
 pub mod log;
+pub mod metrics;
 pub mod postgres;
