@@ -66,7 +66,7 @@ pub enum Action {
         /// Number of the job.
         id: JobId,
     },
-    /// Something short beside the job, without an answer; a failure is logged and the next cycle asks again.
+    /// Something short beside the job. Answer: [`super::input::Input::TaskDone`].
     Background(Task),
     /// Kill PostgreSQL now (SIGQUIT, then SIGKILL after the given time): the lease ends.
     Fence {
@@ -100,8 +100,8 @@ pub enum Action {
         /// One sentence.
         text: String,
     },
-    /// Write the dynamic configuration to its cache file and apply it.
-    CacheDynamic(Value),
+    /// The verdict again, unchanged: for the log's heartbeat, which may be switched off.
+    Heartbeat(String),
     /// The end of the process.
     Exit {
         /// Exit code.
@@ -152,14 +152,15 @@ pub enum StoreRequest {
         /// Our lease.
         lease: LeaseId,
     },
-    /// Create `/initialize` empty, if absent, on no lease.
-    ClaimInitialize,
-    /// Write the system identifier to `/initialize`. With `create`, only if the key is absent.
+    /// Create `/initialize` empty, if absent, on our lease: a claim does not outlive its owner.
+    ClaimInitialize {
+        /// Our lease.
+        lease: LeaseId,
+    },
+    /// Write the system identifier to `/initialize`, on no lease, if the key is absent or empty.
     SetInitialize {
         /// The identifier.
         id: SystemId,
-        /// Only if absent.
-        create: bool,
     },
     /// Delete `/initialize` if it is still empty: our bootstrap failed.
     CancelInitialize,
@@ -236,8 +237,6 @@ pub enum Job {
         /// `None`: to nobody.
         upstream: Option<Upstream>,
     },
-    /// Single-user crash recovery of a former primary, so that `pg_rewind` can work.
-    CrashRecovery,
     /// `pg_rewind` from the given primary.
     Rewind {
         /// From whom.
@@ -264,7 +263,6 @@ impl Job {
             Job::Stop { .. } => "stop",
             Job::Promote { .. } => "promote",
             Job::Follow { .. } => "follow",
-            Job::CrashRecovery => "crash recovery",
             Job::Rewind { .. } => "rewind",
             Job::Restart { .. } => "restart",
         }
@@ -294,6 +292,16 @@ pub struct Upstream {
     pub name: MemberName,
     /// Its `conn_url`.
     pub conn_url: String,
+}
+
+impl Upstream {
+    /// `host:port` of the `conn_url`, IPv6 addresses in brackets, without user and database.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        let rest = self.conn_url.split_once("://").map_or(self.conn_url.as_str(), |(_, rest)| rest);
+        let host = rest.split(['/', '?']).next().unwrap_or(rest);
+        host.rsplit_once('@').map_or(host, |(_, host)| host)
+    }
 }
 
 /// As what PostgreSQL is started.

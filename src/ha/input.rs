@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::action::Task;
 use super::config::HaConfig;
 use super::types::{Instant, JobId, LeaseId, MemberName, Millis, ReplyId, RequestId, Revision, WallTime};
 use super::view::{ClusterView, NodeView, PeersView, UpstreamHistory};
@@ -52,6 +53,8 @@ pub enum Input {
         /// How.
         outcome: JobOutcome,
     },
+    /// A background task ended, well or not.
+    TaskDone(Task),
     /// A long job got on (for REST, `list` and the log).
     JobProgress {
         /// Which.

@@ -211,6 +211,7 @@ pub struct NodeView {
 
 /// This box's PostgreSQL. Unknown is a value: it leads to a decision like any other.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // one value lives at a time; a box would only move it
 pub enum PgState {
     /// No data directory, or an empty one.
     Empty,
@@ -225,6 +226,8 @@ pub enum PgState {
     Starting {
         /// The server's answer is "shutting down" rather than "starting up".
         stopping: bool,
+        /// A signal file asks for recovery: it will come up as a standby.
+        as_standby: bool,
         /// `pg_control` at the same time, if readable.
         control: Option<ControlData>,
     },
@@ -366,7 +369,7 @@ pub struct PgRunning {
     pub replayed_at: Option<String>,
     /// The WAL receiver of a standby streams.
     pub streaming: bool,
-    /// `primary_conninfo` as in effect, normalised without secrets (standby).
+    /// `host:port` of `primary_conninfo` as in effect (standby); the form of [`super::action::Upstream::address`].
     pub upstream: Option<String>,
     /// `pg_postmaster_start_time()` as PostgreSQL prints it.
     pub started_at: String,
@@ -459,6 +462,8 @@ pub struct UpstreamHistory {
     pub position: Lsn,
     /// Ends of the earlier timelines, from its history file.
     pub history: Vec<(Timeline, Lsn)>,
+    /// Start of the oldest WAL segment that it still has, if it could be read.
+    pub oldest_wal: Option<Lsn>,
 }
 
 /// Health of the store as the core saw it.

@@ -1,0 +1,38 @@
+//! Which members an operator means.
+
+use crate::ha::types::MemberName;
+use crate::ha::view::{ClusterView, Member};
+
+/// A member with its name.
+pub type Named<'a> = (&'a MemberName, &'a Member);
+
+/// The members in a role, by name. Roles are the words of `--role`.
+#[must_use]
+pub fn in_role<'a>(view: &'a ClusterView, role: &str) -> Vec<Named<'a>> {
+    let leader = view.leader_name();
+    match role {
+        "leader" | "primary" | "standby-leader" => {
+            let Some((name, member)) = leader.and_then(|name| view.members.get_key_value(name)) else { return Vec::new() };
+            let fits = match role {
+                "primary" => member.role != "standby_leader",
+                "standby-leader" => !matches!(member.role.as_str(), "primary" | "master"),
+                _ => true,
+            };
+            if fits {
+                vec![(name, member)]
+            } else {
+                Vec::new()
+            }
+        }
+        "replica" | "standby" => view.members.iter().filter(|(name, _)| leader != Some(*name)).collect(),
+        _ => view.members.iter().collect(),
+    }
+}
+
+/// All members with a REST address, the leader first: whom to ask for something that anybody can do.
+#[must_use]
+pub fn leader_first(view: &ClusterView) -> Vec<Named<'_>> {
+    let mut all: Vec<Named<'_>> = view.members.iter().filter(|(_, member)| member.api_url.is_some()).collect();
+    all.sort_by_key(|(name, _)| view.leader_name() != Some(*name));
+    all
+}
