@@ -1,6 +1,7 @@
 //! The files that are written and the parsers against a real PostgreSQL: a primary and a standby start from them.
 //!
 //! Needs `initdb` (in `PATH` or where Debian puts it) and, as root, the user `postgres`; without them it says so and passes.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;

@@ -157,3 +157,19 @@ fn failures_name_operation_and_path() {
     assert!(!remove(&dir.path().join("absent")).unwrap());
     assert!(remove(dir.path()).is_err());
 }
+
+#[test]
+fn a_directory_without_write_permission_still_admits_the_file() {
+    if rustix::process::geteuid().is_root() {
+        return; // Permissions do not stop root.
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    std::fs::write(&path, "long old content").unwrap();
+    chmod(dir.path(), 0o500);
+    let written = write_atomic(&path, b"new", 0o600);
+    let fresh = write_atomic(&dir.path().join("other"), b"new", 0o600);
+    chmod(dir.path(), 0o700);
+    assert!(written.unwrap() && fresh.is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+}
