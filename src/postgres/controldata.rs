@@ -373,7 +373,18 @@ mod tests {
         };
     }
 
-    fn check(bytes: &[u8], standby: &[u8], major: i32, identifier: u64, catalog: u32, control: u32, checksums: u32, checkpoint: &str) {
+    /// What a server said in SQL (`pg_control_system()` and its siblings).
+    struct Said {
+        major: i32,
+        identifier: u64,
+        catalog: u32,
+        control: u32,
+        checksums: u32,
+        checkpoint: &'static str,
+    }
+
+    fn check(bytes: &[u8], standby: &[u8], said: &Said) {
+        let Said { major, identifier, catalog, control, checksums, checkpoint } = *said;
         let file = parse(bytes).unwrap();
         assert_eq!(file.data.system_id, SystemId(identifier));
         assert_eq!((file.data.state, file.data.timeline), (ControlState::ShutDown, Timeline(1)));
@@ -404,13 +415,60 @@ mod tests {
 
     #[test]
     fn all_supported_versions() {
-        // The numbers are what these servers said in SQL (pg_control_system() and its siblings).
-        check(fixture!("13-shut-down"), fixture!("13-in-archive-recovery"), 13, 7710535451907750329, 202007201, 1300, 0, "0/15C4AC8");
-        check(fixture!("14-shut-down"), fixture!("14-in-archive-recovery"), 14, 7710535456413620783, 202107181, 1300, 1, "0/19432F0");
-        check(fixture!("15-shut-down"), fixture!("15-in-archive-recovery"), 15, 7710535461587299041, 202209061, 1300, 0, "0/1500868");
-        check(fixture!("16-shut-down"), fixture!("16-in-archive-recovery"), 16, 7710535466118204275, 202307071, 1300, 1, "0/1721100");
-        check(fixture!("17-shut-down"), fixture!("17-in-archive-recovery"), 17, 7710535471915600944, 202406281, 1700, 1, "0/1721A20");
-        check(fixture!("18-shut-down"), fixture!("18-in-archive-recovery"), 18, 7710535478907456780, 202506291, 1800, 1, "0/174B3D0");
+        let said = Said {
+            major: 13,
+            identifier: 7_710_535_451_907_750_329,
+            catalog: 202_007_201,
+            control: 1300,
+            checksums: 0,
+            checkpoint: "0/15C4AC8",
+        };
+        check(fixture!("13-shut-down"), fixture!("13-in-archive-recovery"), &said);
+        let said = Said {
+            major: 14,
+            identifier: 7_710_535_456_413_620_783,
+            catalog: 202_107_181,
+            control: 1300,
+            checksums: 1,
+            checkpoint: "0/19432F0",
+        };
+        check(fixture!("14-shut-down"), fixture!("14-in-archive-recovery"), &said);
+        let said = Said {
+            major: 15,
+            identifier: 7_710_535_461_587_299_041,
+            catalog: 202_209_061,
+            control: 1300,
+            checksums: 0,
+            checkpoint: "0/1500868",
+        };
+        check(fixture!("15-shut-down"), fixture!("15-in-archive-recovery"), &said);
+        let said = Said {
+            major: 16,
+            identifier: 7_710_535_466_118_204_275,
+            catalog: 202_307_071,
+            control: 1300,
+            checksums: 1,
+            checkpoint: "0/1721100",
+        };
+        check(fixture!("16-shut-down"), fixture!("16-in-archive-recovery"), &said);
+        let said = Said {
+            major: 17,
+            identifier: 7_710_535_471_915_600_944,
+            catalog: 202_406_281,
+            control: 1700,
+            checksums: 1,
+            checkpoint: "0/1721A20",
+        };
+        check(fixture!("17-shut-down"), fixture!("17-in-archive-recovery"), &said);
+        let said = Said {
+            major: 18,
+            identifier: 7_710_535_478_907_456_780,
+            catalog: 202_506_291,
+            control: 1800,
+            checksums: 1,
+            checkpoint: "0/174B3D0",
+        };
+        check(fixture!("18-shut-down"), fixture!("18-in-archive-recovery"), &said);
     }
 
     #[test]
