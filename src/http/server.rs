@@ -206,6 +206,8 @@ async fn admit(stream: TcpStream, peer: IpAddr, context: Rc<Context>) {
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(REQUEST_BYTES)
+        // As Patroni writes them: scripts search the text.
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         biased;

@@ -37,7 +37,7 @@ fn a_switchover_is_answered_by_the_core() {
     let core = core(live.commands, Reply::text(200, "Successfully switched over to \"n2\""));
     let answer = send(address, "POST", "/switchover", "", r#"{"leader": "n1", "member": "n2"}"#);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.contains("content-type: text/html\r\n"), "{answer}");
+    assert!(answer.contains("Content-Type: text/html\r\n"), "{answer}");
     assert_eq!(body(&answer), "Successfully switched over to \"n2\"");
     live.server.stop();
     let wanted = Command::Switchover { leader: "n1".into(), candidate: Some("n2".into()), scheduled_at: None };
@@ -50,7 +50,7 @@ fn documents_and_error_pages_of_the_core() {
     let address = live.address();
     let _core = core(live.commands, Reply { code: 200, body: ReplyBody::Json(json!({"ttl": 20, "a": [1, 2]})) });
     let answer = send(address, "PATCH", "/config", "", r#"{"ttl": 20}"#);
-    assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+    assert!(answer.contains("Content-Type: application/json\r\n"), "{answer}");
     assert_eq!(body(&answer), r#"{"ttl": 20, "a": [1, 2]}"#);
     let live = Live::start(&config());
     let address = live.address();
@@ -110,7 +110,7 @@ fn passwords() {
     let _core = core(live.commands, Reply::text(404, "no restarts are scheduled"));
     let ask = |headers: &str| send(address, "DELETE", "/restart", headers, "");
     let none = ask("");
-    assert!(none.starts_with("HTTP/1.1 401") && none.contains("www-authenticate: Basic realm=\"Patroni\"\r\n"), "{none}");
+    assert!(none.starts_with("HTTP/1.1 401") && none.contains("Www-Authenticate: Basic realm=\"Patroni\"\r\n"), "{none}");
     assert_eq!(body(&none), "no auth header received");
     assert_eq!(body(&ask("Authorization: Basic YWRtaW46d3Jvbmc=\r\n")), "not authenticated");
     assert_eq!(body(&ask("Authorization: Bearer x\r\n")), "not authenticated");
@@ -152,11 +152,11 @@ fn headers() {
     config.server_tokens = "Minimal".into();
     let live = Live::start(&config);
     let answer = send(live.address(), "GET", "/primary", "", "");
-    for line in ["server: Patroni/4.1.5\r\n", "x-frame-options: DENY\r\n", "content-type: application/json\r\n", "age: 0\r\n"] {
+    for line in ["Server: Patroni/4.1.5\r\n", "X-Frame-Options: DENY\r\n", "Content-Type: application/json\r\n", "Age: 0\r\n"] {
         assert!(answer.contains(line), "{line} {answer}");
     }
     let code_only = send(live.address(), "OPTIONS", "/primary", "", "");
-    assert!(code_only.starts_with("HTTP/1.1 200 OK\r\n") && !code_only.contains("server:"), "{code_only}");
+    assert!(code_only.starts_with("HTTP/1.1 200 OK\r\n") && !code_only.contains("Server:"), "{code_only}");
     let old = exchange(live.address(), b"OPTIONS /primary HTTP/1.0\r\n\r\n");
     assert!(old.starts_with("HTTP/1.0 200 OK\r\n"), "{old}");
 }
