@@ -248,6 +248,7 @@ fn calls() {
         stream.write_all(b"HTTP/1.0 200 OK\r\nServer: BaseHTTP/0.6\r\n\r\nold").unwrap();
         drop(stream);
         let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
         let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
         while stream.write_all(&[b'x'; 65536]).is_ok() {}
     });
