@@ -7,6 +7,7 @@
 mod connect;
 mod fault;
 mod lease;
+mod remove;
 mod tls;
 mod watch;
 mod write;
