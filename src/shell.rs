@@ -496,7 +496,10 @@ struct Timer {
 impl Timer {
     fn new() -> std::io::Result<Timer> {
         let fd = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        Ok(Timer { fd: AsyncFd::new(fd)?, set: RefCell::new(None) })
+        // Deprecated because a type could hand out a descriptor that it does not own; `OwnedFd` owns its own, and the replacement is `unsafe`.
+        #[allow(deprecated)]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Timer { fd, set: RefCell::new(None) })
     }
 
     fn set(&self, at: Instant) -> std::io::Result<()> {

@@ -8,6 +8,7 @@
 pub mod check;
 pub mod ctl;
 pub mod docs;
+pub mod dump;
 pub mod effective;
 pub mod env;
 pub mod file;
@@ -103,28 +104,23 @@ impl fmt::Display for Diagnostic {
 /// # Errors
 /// All problems together (warnings and notes among them) if at least one of them is an error.
 pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<Loaded, Vec<Diagnostic>> {
-    load_in_mode(path, env, Mode::Start)
-}
-
-pub(crate) fn load_in_mode(path: Option<&Path>, env: &BTreeMap<String, String>, mode: Mode) -> Result<Loaded, Vec<Diagnostic>> {
     let sources = gather(path, env);
     let mut found = sources.found.clone();
     if found.iter().any(|one| one.severity == Severity::Error) {
         return Err(found);
     }
-    found.extend(check::check(&sources, mode));
+    found.extend(check::check(&sources, Mode::Start));
     let (config, problems) = validate::validate(&sources, env);
     found.extend(problems);
+    sort(&mut found);
     if found.iter().any(|one| one.severity == Severity::Error) {
-        sort(&mut found);
         return Err(found);
     }
-    sort(&mut found);
     Ok(Loaded { config, warnings: found })
 }
 
 /// In the order of the file; what has no line comes last.
-fn sort(found: &mut [Diagnostic]) {
+pub(crate) fn sort(found: &mut [Diagnostic]) {
     found.sort_by(|a, b| (&a.file, a.line.unwrap_or(usize::MAX), a.severity).cmp(&(&b.file, b.line.unwrap_or(usize::MAX), b.severity)));
 }
 

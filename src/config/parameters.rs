@@ -86,6 +86,11 @@ pub fn command_line_names() -> Vec<&'static str> {
     RULES.iter().map(|rule| rule.name).filter(|name| !name.starts_with("wal_keep_")).collect()
 }
 
+/// The controlled parameters with their defaults, as a first dynamic configuration spells them out.
+pub(crate) fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
+    RULES.iter().filter(|rule| rule.check != Check::Fixed && rule.name != "wal_keep_segments").map(|rule| (rule.name, rule.default))
+}
+
 /// Whether a name is a recovery setting.
 #[must_use]
 pub fn is_recovery_setting(name: &str) -> bool {

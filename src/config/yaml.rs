@@ -103,6 +103,10 @@ impl Builder<'_> {
         })
     }
 
+    fn is_merge(&self, key: &Node, position: &Node) -> bool {
+        matches!(key, Node::Text { text, .. } if text == "<<") && self.is_plain(position)
+    }
+
     /// `key: &anchor`.
     fn has_anchor(&self, node: &Node, key: &str) -> bool {
         let Some(rest) = self.offset(node).and_then(|offset| self.text.get(offset.saturating_add(key.chars().count())..)) else {
@@ -151,7 +155,7 @@ impl Builder<'_> {
         let mut map = Map::new();
         // Merged keys come first, so that the mapping's own keys win, in value, order and line.
         for ((key, value), (key_at, value_at)) in entries.iter().zip(places) {
-            if is_merge(key) && !self.merge(value, value_at, path, &mut map) {
+            if self.is_merge(key, key_at) && !self.merge(value, value_at, path, &mut map) {
                 let line = self.line(key_at);
                 self.error
                     .get_or_insert(SyntaxError { line, message: "a merge key `<<` needs a mapping or a list of mappings".to_owned() });
@@ -159,7 +163,7 @@ impl Builder<'_> {
         }
         let mut seen = BTreeSet::new();
         for ((key, value), (key_at, value_at)) in entries.iter().zip(places) {
-            if is_merge(key) {
+            if self.is_merge(key, key_at) {
                 continue;
             }
             let name = key_text(key);
@@ -200,10 +204,6 @@ impl Builder<'_> {
             _ => false,
         }
     }
-}
-
-fn is_merge(key: &Node) -> bool {
-    matches!(key, Node::Text { text, .. } if text == "<<")
 }
 
 fn key_text(key: &Node) -> String {

@@ -123,7 +123,14 @@ pub const HELP: Opt =
 
 /// The options before the command.
 pub const GLOBAL: &[Opt] = &[
-    Opt { id: "config_file", names: &["--config-file", "-c"], takes: Takes::Text, repeat: false, help: "Configuration file", hidden: false },
+    Opt {
+        id: "config_file",
+        names: &["--config-file", "-c"],
+        takes: Takes::Text,
+        repeat: false,
+        help: "Configuration file",
+        hidden: false,
+    },
     Opt {
         id: "dcs_url",
         names: &["--dcs-url", "--dcs", "-d"],
@@ -289,12 +296,7 @@ fn lookup(name: &str, options: &'static [Opt]) -> Option<&'static Opt> {
     options.iter().find(|option| option.names.contains(&name))
 }
 
-fn long(
-    word: &str,
-    options: &'static [Opt],
-    queue: &mut std::slice::Iter<'_, String>,
-    values: &mut Values,
-) -> Result<(), Mistake> {
+fn long(word: &str, options: &'static [Opt], queue: &mut std::slice::Iter<'_, String>, values: &mut Values) -> Result<(), Mistake> {
     let (name, inline) = match word.split_once('=') {
         Some((name, value)) => (name, Some(value.to_owned())),
         None => (word, None),
@@ -319,12 +321,7 @@ fn lacks_value(name: &str) -> Mistake {
     Mistake { command: None, show_usage: false, message: format!("Option '{name}' requires an argument.") }
 }
 
-fn shorts(
-    word: &str,
-    options: &'static [Opt],
-    queue: &mut std::slice::Iter<'_, String>,
-    values: &mut Values,
-) -> Result<(), Mistake> {
+fn shorts(word: &str, options: &'static [Opt], queue: &mut std::slice::Iter<'_, String>, values: &mut Values) -> Result<(), Mistake> {
     for (at, letter) in word.char_indices().skip(1) {
         let name = format!("-{letter}");
         let Some(option) = lookup(&name, options) else {

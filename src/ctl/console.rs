@@ -8,14 +8,20 @@ use super::error::Error;
 pub struct Console<'a> {
     input: &'a mut dyn BufRead,
     output: &'a mut dyn Write,
+    errors: &'a mut dyn Write,
     /// Output is a terminal.
     pub is_terminal: bool,
 }
 
 impl<'a> Console<'a> {
     /// A console over any streams.
-    pub fn new(input: &'a mut dyn BufRead, output: &'a mut dyn Write, is_terminal: bool) -> Console<'a> {
-        Console { input, output, is_terminal }
+    pub fn new(input: &'a mut dyn BufRead, output: &'a mut dyn Write, errors: &'a mut dyn Write, is_terminal: bool) -> Console<'a> {
+        Console { input, output, errors, is_terminal }
+    }
+
+    /// Says something that is not part of the result. That nobody listens is no error.
+    pub fn note(&mut self, text: &str) {
+        let _ = writeln!(self.errors, "{text}");
     }
 
     /// Prints a text as it is.
@@ -61,6 +67,26 @@ impl<'a> Console<'a> {
         }
     }
 
+    /// Asks for a secret; a terminal does not show what is typed.
+    ///
+    /// # Errors
+    /// As [`Console::ask`].
+    pub fn ask_secret(&mut self, question: &str) -> Result<String, Error> {
+        use rustix::termios::{tcgetattr, tcsetattr, LocalModes, OptionalActions};
+        let stdin = io::stdin();
+        let before = tcgetattr(&stdin).ok().filter(|_| self.is_terminal);
+        if let Some(mut silent) = before.clone() {
+            silent.local_modes.remove(LocalModes::ECHO);
+            let _ = tcsetattr(&stdin, OptionalActions::Flush, &silent);
+        }
+        let answer = self.ask(question, None);
+        if let Some(before) = before {
+            let _ = tcsetattr(&stdin, OptionalActions::Flush, &before);
+            self.print("\n")?;
+        }
+        answer
+    }
+
     /// Asks yes or no; no is the default.
     ///
     /// # Errors
@@ -79,7 +105,7 @@ impl<'a> Console<'a> {
     /// All of the input, for `--apply -`.
     ///
     /// # Errors
-    /// [`Error::Input`].
+    /// [`Error::Read`].
     pub fn read_all(&mut self) -> Result<String, Error> {
         let mut text = String::new();
         self.input.read_to_string(&mut text).map_err(|source| Error::Read { path: "-".into(), source })?;

@@ -40,14 +40,14 @@ fn matching(left: &[&str], right: &[&str], (a, a_end): (usize, usize), (b, b_end
 fn longest(left: &[&str], right: &[&str], (a, a_end): (usize, usize), (b, b_end): (usize, usize)) -> Block {
     let mut best = (a, b, 0);
     let mut previous = vec![0; b_end - b + 1];
-    for i in a..a_end {
+    for (i, line) in left.iter().enumerate().take(a_end).skip(a) {
         let mut current = vec![0; b_end - b + 1];
-        for j in b..b_end {
-            if left[i] == right[j] {
-                let size = previous[j - b] + 1;
-                current[j - b + 1] = size;
+        for (at, other) in right[b..b_end].iter().enumerate() {
+            if line == other {
+                let size = previous[at] + 1;
+                current[at + 1] = size;
                 if size > best.2 {
-                    best = (i + 1 - size, j + 1 - size, size);
+                    best = (i + 1 - size, b + at + 1 - size, size);
                 }
             }
         }

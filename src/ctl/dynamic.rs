@@ -51,7 +51,7 @@ impl<'a> Dynamic<'a> {
     /// The cluster follows another one.
     #[must_use]
     pub fn is_standby_cluster(&self) -> bool {
-        let set = |value: &Value| !value.is_null() && *value != Value::from("");
+        let set = |value: &Value| !value.is_null() && value != "";
         let source = self.get("standby_cluster");
         source.is_some_and(|source| ["host", "port", "restore_command"].iter().any(|key| source.get(*key).is_some_and(set)))
     }

@@ -90,7 +90,11 @@ pub fn overview(program: &str, own_name: bool) -> String {
     let commands: Vec<(String, String)> =
         COMMANDS.iter().map(|command| (command.name.to_owned(), short_help(command.help, WIDTH - 6 - widest))).collect();
     let mut text = usage_line(program, "[OPTIONS] COMMAND [ARGS]...");
-    let what = if own_name { "Command-line interface for interacting with a cluster." } else { "Command-line interface for interacting with Patroni." };
+    let what = if own_name {
+        "Command-line interface for interacting with a cluster."
+    } else {
+        "Command-line interface for interacting with Patroni."
+    };
     text.push_str(&format!("\n  {what}\n\nOptions:\n"));
     text.push_str(&two_columns(&option_rows(GLOBAL)));
     text.push_str("\nCommands:\n");

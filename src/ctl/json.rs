@@ -93,9 +93,9 @@ mod tests {
 
     #[test]
     fn looks_like_python() {
-        let value = json!({"a": [1, 2.5, null, true], "b\"é😀": "x\n\u{1}", "c": {}, "d": [], "e": 1e16, "f": 1e-5, "g": 3.0, "h": -0.0001});
-        let expected =
-            r#"{"a": [1, 2.5, null, true], "b\"\u00e9\ud83d\ude00": "x\n\u0001", "c": {}, "d": [], "e": 1e+16, "f": 1e-05, "g": 3.0, "h": -0.0001}"#;
+        let value =
+            json!({"a": [1, 2.5, null, true], "b\"é😀": "x\n\u{1}", "c": {}, "d": [], "e": 1e16, "f": 1e-5, "g": 3.0, "h": -0.0001});
+        let expected = r#"{"a": [1, 2.5, null, true], "b\"\u00e9\ud83d\ude00": "x\n\u0001", "c": {}, "d": [], "e": 1e+16, "f": 1e-05, "g": 3.0, "h": -0.0001}"#;
         assert_eq!(dumps(&value), expected);
     }
 }

@@ -28,7 +28,8 @@ fn names(view: &ClusterView) -> Vec<String> {
 #[test]
 fn topology_draws_cascades() {
     let follows = |name: &str| json!({"tags": {"replicatefrom": name}});
-    let cascade = view(Some("n1"), &[("n1", json!({})), ("n2", follows("n3")), ("n3", json!({})), ("n4", follows("n2")), ("n5", follows("n1"))]);
+    let cascade =
+        view(Some("n1"), &[("n1", json!({})), ("n2", follows("n3")), ("n3", json!({})), ("n4", follows("n2")), ("n5", follows("n1"))]);
     assert_eq!(names(&cascade), ["n1", "+ n3", "  + n2", "    + n4", "+ n5"]);
     let unled = view(None, &[("n1", json!({})), ("n2", follows("n1"))]);
     assert_eq!(names(&unled), ["+ n1", "  + n2"]);
@@ -61,7 +62,8 @@ fn lag_is_rounded_megabytes() {
 
 #[test]
 fn odd_documents_are_shown_too() {
-    let mut odd = view(Some("n1"), &[("n1", json!("x")), ("n2", json!({"timeline": null, "tags": [], "pending_restart_reason": 5, "state": 7}))]);
+    let mut odd =
+        view(Some("n1"), &[("n1", json!("x")), ("n2", json!({"timeline": null, "tags": [], "pending_restart_reason": 5, "state": 7}))]);
     odd.config = Some(Versioned { revision: Revision(1), value: json!("text") });
     for format in [Format::Pretty, Format::Topology, Format::Tsv, Format::Json, Format::Yaml] {
         assert!(show::cluster(&odd, "c", true, format).contains("n2"));

@@ -75,8 +75,7 @@ mod tests {
         set_path(&mut document, "postgresql.parameters.pg_stat_statements.max", json!(10));
         set_path(&mut document, "x.y.z", json!(true));
         set_path(&mut document, "none.such", Value::Null);
-        let expected =
-            json!({"ttl": 30, "postgresql": {"parameters": {"max_connections": 50, "pg_stat_statements.max": 10}}, "x": {"y": {"z": true}}});
+        let expected = json!({"ttl": 30, "postgresql": {"parameters": {"max_connections": 50, "pg_stat_statements.max": 10}}, "x": {"y": {"z": true}}});
         assert_eq!(Value::Object(document.clone()), expected);
         set_path(&mut document, "postgresql.parameters.pg_stat_statements.max", Value::Null);
         set_path(&mut document, "postgresql.parameters.max_connections", Value::Null);

@@ -36,3 +36,31 @@ pub fn leader_first(view: &ClusterView) -> Vec<Named<'_>> {
     all.sort_by_key(|(name, _)| view.leader_name() != Some(*name));
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{in_role, leader_first};
+    use crate::ha::types::{LeaseId, Revision};
+    use crate::ha::view::{ClusterView, LeaderEntry, Member};
+
+    #[test]
+    fn roles_and_order() {
+        let member = |role: &str| Member { role: role.to_owned(), api_url: Some("http://h".to_owned()), ..Member::default() };
+        let mut view = ClusterView {
+            leader: Some(LeaderEntry { name: "n2".into(), lease: LeaseId(1), revision: Revision(1) }),
+            members: [("n1".into(), member("replica")), ("n2".into(), member("primary")), ("n3".into(), Member::default())].into(),
+            ..ClusterView::default()
+        };
+        let names =
+            |view: &ClusterView, role: &str| in_role(view, role).iter().map(|(name, _)| name.as_str().to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&view, "leader"), ["n2"]);
+        assert_eq!(names(&view, "primary"), ["n2"]);
+        assert_eq!(names(&view, "standby-leader").len(), 0);
+        assert_eq!(names(&view, "replica"), ["n1", "n3"]);
+        assert_eq!(names(&view, "any"), ["n1", "n2", "n3"]);
+        assert_eq!(leader_first(&view).iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["n2", "n1"]);
+        view.leader = None;
+        assert_eq!(names(&view, "leader").len(), 0);
+        assert_eq!(names(&view, "standby").len(), 3);
+    }
+}

@@ -55,10 +55,16 @@ impl Table {
     /// The text, without a line break at its end.
     #[must_use]
     pub fn render(&self, format: Format) -> String {
+        self.render_with(format, "\t")
+    }
+
+    /// [`Table::render`] with another separator between the values of [`Format::Tsv`].
+    #[must_use]
+    pub fn render_with(&self, format: Format, separator: &str) -> String {
         match format {
             Format::Json => json::dumps(&self.objects()),
             Format::Yaml => yaml::block(&self.objects()),
-            Format::Tsv => self.tsv(),
+            Format::Tsv => self.tsv(separator),
             Format::Pretty | Format::Topology => self.pretty(),
         }
     }
@@ -66,14 +72,14 @@ impl Table {
     fn objects(&self) -> Value {
         let object = |row: &Vec<Value>| {
             let cells = self.columns.iter().cloned().zip(row.iter().cloned());
-            cells.filter(|(_, cell)| self.title.is_none() || *cell != Value::from("")).collect::<Map<_, _>>()
+            cells.filter(|(_, cell)| self.title.is_none() || cell != "").collect::<Map<_, _>>()
         };
         self.rows.iter().map(|row| Value::Object(object(row))).collect()
     }
 
-    fn tsv(&self) -> String {
-        let header = self.columns.join("\t");
-        let rows = self.rows.iter().map(|row| row.iter().map(cell_text).collect::<Vec<_>>().join("\t"));
+    fn tsv(&self, separator: &str) -> String {
+        let header = self.columns.join(separator);
+        let rows = self.rows.iter().map(|row| row.iter().map(cell_text).collect::<Vec<_>>().join(separator));
         std::iter::once(header).chain(rows).collect::<Vec<_>>().join("\n")
     }
 

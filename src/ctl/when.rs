@@ -48,15 +48,8 @@ pub fn iso(at: WallTime) -> String {
 #[must_use]
 pub fn stamp(at: WallTime, precision: usize) -> String {
     let at = moment(at);
-    let text = format!(
-        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-        at.year(),
-        u8::from(at.month()),
-        at.day(),
-        at.hour(),
-        at.minute(),
-        at.second()
-    );
+    let text =
+        format!("{:04}-{:02}-{:02} {:02}:{:02}:{:02}", at.year(), u8::from(at.month()), at.day(), at.hour(), at.minute(), at.second());
     if precision == 0 {
         return text;
     }

@@ -19,7 +19,8 @@ fn is_white(c: char) -> bool {
 }
 
 fn is_special(c: char) -> bool {
-    !matches!(c, '\n' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10fffe}') || c == '\u{feff}'
+    !matches!(c, '\n' | ' '..='~' | '\u{85}' | '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'..='\u{10fffe}')
+        || c == '\u{feff}'
 }
 
 /// Looks at each character once.
@@ -67,8 +68,8 @@ fn indicators(chars: &[char]) -> (bool, bool) {
 /// Whether a YAML 1.1 reader takes the bare text for something else than a string.
 pub(super) fn is_implicit_other_type(text: &str) -> bool {
     const WORDS: &[&str] = &[
-        "", "~", "null", "Null", "NULL", "yes", "Yes", "YES", "no", "No", "NO", "true", "True", "TRUE", "false", "False", "FALSE", "on", "On",
-        "ON", "off", "Off", "OFF", "<<", "=", ".nan", ".NaN", ".NAN",
+        "", "~", "null", "Null", "NULL", "yes", "Yes", "YES", "no", "No", "NO", "true", "True", "TRUE", "false", "False", "FALSE", "on",
+        "On", "ON", "off", "Off", "OFF", "<<", "=", ".nan", ".NaN", ".NAN",
     ];
     WORDS.contains(&text) || is_int(text) || is_float(text) || is_timestamp(text)
 }

@@ -7,6 +7,7 @@
 mod connect;
 mod fault;
 mod lease;
+mod remove;
 mod tls;
 mod watch;
 mod write;
@@ -17,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, ResponseHeader};
-use tokio::time::{timeout, timeout_at, Instant};
+use tokio::time::{sleep, timeout, timeout_at, Instant};
 
 use self::connect::{Connector, Purpose};
 use self::fault::{judge, Fault, CONNECT};
@@ -31,6 +32,9 @@ use crate::ha::action::StoreRequest;
 use crate::ha::input::{DcsFailure, StoreOutcome};
 use crate::ha::types::{LeaseId, MemberName, Revision};
 use crate::ha::view::ClusterStatus;
+
+/// Between two questions to servers that have no leader.
+const ELECTION_PAUSE: Duration = Duration::from_millis(100);
 
 /// One scope in etcd. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
@@ -221,6 +225,11 @@ impl Inner {
                 Fault::LeaseGone | Fault::Refused(_) => return Err(fault),
                 Fault::Stale(_) if relogin => relogin = false,
                 Fault::Stale(_) => return Err(fault),
+                // The servers are there and elect: that takes a second or two, and none of them is worse than the others.
+                Fault::Electing { unsure: more, .. } => {
+                    unsure |= more;
+                    sleep(ELECTION_PAUSE.min(share(end, 2))).await;
+                }
                 Fault::Unsent(_) | Fault::Unknown(_) => {
                     unsure |= matches!(fault, Fault::Unknown(_));
                     left -= 1;
@@ -249,7 +258,7 @@ impl Inner {
         match &fault {
             Fault::Refused(_) | Fault::LeaseGone => underway.armed = false,
             Fault::Stale(failure) => log::info!("{failure}; logging in again"),
-            Fault::Unsent(failure) | Fault::Unknown(failure) => {
+            Fault::Electing { failure, .. } | Fault::Unsent(failure) | Fault::Unknown(failure) => {
                 match failure {
                     DcsFailure::Timeout => {
                         log::warn!("etcd {}: {operation}: no answer within {} ms; closing the connection", link.url, slice.as_millis())
@@ -291,6 +300,7 @@ impl Inner {
     async fn open_and_prove(&self, url: &str) -> Result<Client, Fault> {
         let unsent = |fault| match fault {
             Fault::Unknown(failure) => Fault::Unsent(failure),
+            Fault::Electing { failure, .. } => Fault::Electing { failure, unsure: false },
             fault => fault,
         };
         let mut client = self.connector.open(url, Purpose::Calls).await.map_err(unsent)?;

@@ -89,13 +89,16 @@ fn by_path(path: &str, facts: &Facts<'_>, view: &View<'_>) -> (bool, bool) {
     if has("health") {
         return (facts.status.state == "running", true);
     }
+    // Who is synchronous stands in the store: without it, neither "synchronous" nor "asynchronous" is known.
+    if view.cluster().is_none() {
+        return (false, true);
+    }
     let sync = facts.status.sync == Some("sync_standby");
     let quorum = facts.status.sync == Some("quorum_standby");
     let good = match path {
         "/sync" | "/synchronous" => facts.replica && sync,
         "/quorum" => facts.replica && quorum,
-        // Who is synchronous stands in the store: without it, "asynchronous" is not known either.
-        "/async" | "/asynchronous" => facts.replica && !sync && !quorum && view.cluster().is_some(),
+        "/async" | "/asynchronous" => facts.replica && !sync && !quorum,
         "/read-only-quorum" => writable || facts.replica && quorum,
         "/read-only-sync" | "/read-only-synchronous" => writable || facts.replica && sync,
         _ => false,

@@ -21,7 +21,10 @@ fn read(path: &str) -> String {
 /// `### name`, lines, an empty line.
 fn sections(text: &str) -> Vec<(String, String)> {
     let parts = text.split("### ").skip(1);
-    parts.map(|part| part.split_once('\n').unwrap()).map(|(name, body)| (name.to_owned(), body.strip_suffix('\n').unwrap().to_owned())).collect()
+    parts
+        .map(|part| part.split_once('\n').unwrap())
+        .map(|(name, body)| (name.to_owned(), body.strip_suffix('\n').unwrap().to_owned()))
+        .collect()
 }
 
 fn view(name: &str) -> ClusterView {

@@ -21,17 +21,19 @@ async fn initialize_and_config() {
         ClusterView { revision: Revision(0), ..empty }
     );
 
-    done(&a, StoreRequest::ClaimInitialize).await;
-    conflict(&b, StoreRequest::ClaimInitialize).await;
-    conflict(&a, StoreRequest::ClaimInitialize).await;
+    let (ours, theirs) = (grant(&a, 30).await, grant(&b, 30).await);
+    done(&a, StoreRequest::ClaimInitialize { lease: ours }).await;
+    conflict(&b, StoreRequest::ClaimInitialize { lease: theirs }).await;
+    // Asked again because the answer was lost: it is ours.
+    done(&a, StoreRequest::ClaimInitialize { lease: ours }).await;
     assert_eq!(read(&b).await.initialize, Some(Initialize::InProgress));
     done(&a, StoreRequest::CancelInitialize).await;
     done(&a, StoreRequest::CancelInitialize).await;
     assert_eq!(read(&b).await.initialize, None);
-    done(&a, StoreRequest::ClaimInitialize).await;
-    done(&a, StoreRequest::SetInitialize { id: SystemId(7), create: false }).await;
+    done(&a, StoreRequest::ClaimInitialize { lease: ours }).await;
+    done(&a, StoreRequest::SetInitialize { id: SystemId(7) }).await;
     conflict(&a, StoreRequest::CancelInitialize).await;
-    conflict(&b, StoreRequest::SetInitialize { id: SystemId(8), create: true }).await;
+    conflict(&b, StoreRequest::SetInitialize { id: SystemId(8) }).await;
     assert_eq!(read(&b).await.system_id(), Some(SystemId(7)));
 
     done(&a, StoreRequest::PutConfig { value: json!({"ttl": 30, "loop_wait": 10}), expect: None }).await;

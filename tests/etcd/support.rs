@@ -42,6 +42,18 @@ impl Etcd {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+        // The threads stop one after the other.
+        while signal == Signal::STOP && !self.all_threads_stopped() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn all_threads_stopped(&self) -> bool {
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        std::fs::read_dir(tasks).unwrap().all(|task| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        })
     }
 
     pub fn start(&mut self) {
