@@ -9,7 +9,7 @@ use super::lines::dotted;
 use super::read::{options, Reader};
 use super::tags;
 use super::types::{BootstrapConfig, Config, CtlConfig, EtcdConfig, HostPort, LogConfig, PostgresStatic, RestConfig};
-use super::units::{as_text, host_port, hosts_and_port};
+use super::units::{as_list, as_text, host_port, hosts_and_port};
 use super::{Diagnostic, Severity};
 use crate::ha::config::WatchdogMode;
 
@@ -353,7 +353,9 @@ pub(crate) fn etcd(section: Reader<'_>) -> (EtcdConfig, Option<(&'static str, St
             }
         }
     }
-    if endpoints.is_empty() && problem.is_none() {
+    // A wrong type has been reported with its key.
+    let is_given = ["host", "hosts"].iter().any(|key| section.get(key).is_some_and(|value| as_list(value).is_none()));
+    if endpoints.is_empty() && problem.is_none() && !is_given {
         let has_srv = ["srv", "srv_domain", "discovery_srv"].iter().any(|key| section.get(key).is_some());
         let why = if has_srv {
             "DNS discovery is not in this build yet; list the endpoints under `hosts`"
