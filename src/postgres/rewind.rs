@@ -9,7 +9,7 @@ use super::plan::{self, Plan, Standing};
 use super::stop::still_running;
 use super::tasks::off_loop;
 use super::worker;
-use super::{conf, controldata, files, pgpass, postmaster, process, program, upstream as member, ProgressSender, Shared};
+use super::{conf, controldata, files, pgpass, postmaster, program, upstream as member, ProgressSender, Shared};
 use crate::config::types::PostgresConfig;
 use crate::ha::action::Upstream;
 use std::time::Duration;
@@ -126,7 +126,7 @@ async fn crash_recovery(config: &PostgresConfig) -> Result<(), Error> {
         files::remove(signal).map_err(|error| Error::Unusable(error.to_string()))?;
     }
     let mut spec = Spec::tool(&program(config, "postgres"), single_user_args(config));
-    if let process::Found::Stranger { pid } = process::find(&config.data_dir).map_err(Error::file("read", &config.data_dir))? {
+    if let Some(pid) = super::start::vacant(config)? {
         spec = spec.env("PG_GRANDPARENT_PID", pid.to_string());
     }
     let result = spec.succeed(|_| ()).await;
