@@ -17,6 +17,10 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
 
+/// Whether the connected role may do a checkpoint: superusers, and from PostgreSQL 15 on members of `pg_checkpoint`.
+const MAY_CHECKPOINT: &str = "SELECT 1 FROM pg_catalog.pg_roles u WHERE u.rolname = current_user AND (u.rolsuper OR EXISTS \
+ (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = 'pg_checkpoint' AND pg_catalog.pg_has_role(r.oid, 'USAGE')))";
+
 /// Rewinds the stopped data directory from `source`.
 pub(crate) async fn run(shared: &Shared, source: &Upstream, progress: &ProgressSender) -> Result<(), Error> {
     let config = shared.config();
@@ -107,9 +111,14 @@ async fn checkpoint_source(connection: &Conninfo) {
             return;
         }
     };
-    let sql = "SET statement_timeout = 0; CHECKPOINT";
-    if let Err(error) = worker::execute(&link, "checkpoint on the source", sql, CHECKPOINT_LIMIT).await {
-        log::debug!("{error}");
+    match link.client.query_opt(MAY_CHECKPOINT, &[]).await {
+        Ok(Some(_)) => {}
+        _ => return,
+    }
+    for sql in ["SET statement_timeout = 0", "CHECKPOINT"] {
+        if let Err(error) = worker::execute(&link, "checkpoint on the source", sql, CHECKPOINT_LIMIT).await {
+            log::debug!("{error}");
+        }
     }
 }
 

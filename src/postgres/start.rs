@@ -42,7 +42,10 @@ fn permitted(role: &StartAs) -> Result<(), Error> {
 pub(crate) async fn restart(shared: &Shared, role: &StartAs, deadline: Millis) -> Result<(), Error> {
     let end = Instant::now() + deadline.to_std();
     let left = || end.saturating_duration_since(Instant::now());
-    stop::stop(shared, StopMode::Fast, true, None).await?;
+    match timeout(left(), stop::stop(shared, StopMode::Fast, true, None)).await {
+        Ok(stopped) => stopped?,
+        Err(_) => return Err(Error::Timeout { what: "the stop for a restart", after_ms: deadline.0 }),
+    }
     permitted(role)?;
     start_as(shared, &shared.config(), &Standing::of(role), Instant::now() + left(), || permitted(role)).await.map(|_| ())
 }
