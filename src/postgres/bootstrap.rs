@@ -14,6 +14,7 @@ use super::conninfo;
 use super::error::Error;
 use super::files::{self, Contents};
 use super::plan::Standing;
+use super::postmaster::Status;
 use super::process;
 use super::query;
 use super::rewind::write_pgpass;
@@ -125,6 +126,10 @@ async fn connect(config: &PostgresConfig, end: Instant) -> Result<Link, Error> {
             return Err(Error::Unusable("PostgreSQL ended during the bootstrap; its own messages are in the log above".to_owned()));
         };
         let left = end.saturating_duration_since(Instant::now());
+        if !matches!(postmaster.file.status, Some(Status::Ready)) && !left.is_zero() {
+            sleep(POLL).await;
+            continue;
+        }
         let refused = match worker::connect_local(config, &postmaster, Limits::Long, left).await {
             Ok(link) => return Ok(link),
             Err(refused) => refused,

@@ -9,13 +9,17 @@ use super::plan::{self, Plan, Standing};
 use super::stop::still_running;
 use super::tasks::off_loop;
 use super::worker;
-use super::{conf, controldata, files, pgpass, postmaster, process, program, upstream as member, ProgressSender, Shared};
+use super::{conf, controldata, files, pgpass, postmaster, program, upstream as member, ProgressSender, Shared};
 use crate::config::types::PostgresConfig;
 use crate::ha::action::Upstream;
 use std::time::Duration;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether the connected role may do a checkpoint: superusers, and from PostgreSQL 15 on members of `pg_checkpoint`.
+const MAY_CHECKPOINT: &str = "SELECT 1 FROM pg_catalog.pg_roles u WHERE u.rolname = current_user AND (u.rolsuper OR EXISTS \
+ (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = 'pg_checkpoint' AND pg_catalog.pg_has_role(r.oid, 'USAGE')))";
 
 /// Rewinds the stopped data directory from `source`.
 pub(crate) async fn run(shared: &Shared, source: &Upstream, progress: &ProgressSender) -> Result<(), Error> {
@@ -107,9 +111,14 @@ async fn checkpoint_source(connection: &Conninfo) {
             return;
         }
     };
-    let sql = "SET statement_timeout = 0; CHECKPOINT";
-    if let Err(error) = worker::execute(&link, "checkpoint on the source", sql, CHECKPOINT_LIMIT).await {
-        log::debug!("{error}");
+    match link.client.query_opt(MAY_CHECKPOINT, &[]).await {
+        Ok(Some(_)) => {}
+        _ => return,
+    }
+    for sql in ["SET statement_timeout = 0", "CHECKPOINT"] {
+        if let Err(error) = worker::execute(&link, "checkpoint on the source", sql, CHECKPOINT_LIMIT).await {
+            log::debug!("{error}");
+        }
     }
 }
 
@@ -126,7 +135,7 @@ async fn crash_recovery(config: &PostgresConfig) -> Result<(), Error> {
         files::remove(signal).map_err(|error| Error::Unusable(error.to_string()))?;
     }
     let mut spec = Spec::tool(&program(config, "postgres"), single_user_args(config));
-    if let process::Found::Stranger { pid } = process::find(&config.data_dir).map_err(Error::file("read", &config.data_dir))? {
+    if let Some(pid) = super::start::vacant(config)? {
         spec = spec.env("PG_GRANDPARENT_PID", pid.to_string());
     }
     let result = spec.succeed(|_| ()).await;
