@@ -7,4 +7,8 @@ pub mod dcs;
 pub mod ha;
 pub mod http;
 pub mod log;
+pub mod metrics;
+pub mod notify;
 pub mod postgres;
+pub mod shell;
+pub mod signals;

@@ -16,5 +16,6 @@ pub mod rewind;
 pub mod types;
 pub mod verdict;
 pub mod view;
+pub mod wall;
 
 pub use machine::Machine;

@@ -211,6 +211,7 @@ pub struct NodeView {
 
 /// This box's PostgreSQL. Unknown is a value: it leads to a decision like any other.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // one value lives at a time; a box would only move it
 pub enum PgState {
     /// No data directory, or an empty one.
     Empty,

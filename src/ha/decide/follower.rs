@@ -1,0 +1,184 @@
+//! Somebody else leads: be its standby, prove that WAL really arrives, and repair what prevents it.
+
+use super::{demotion_at_once, leader_upstream, upstream_of, Decision, Facts, Need, PgWanted};
+use crate::ha::action::{StopMode, Upstream, WipeReason};
+use crate::ha::rewind::{self, LocalEnd, Relation};
+use crate::ha::types::Millis;
+use crate::ha::verdict::Verdict;
+use crate::ha::view::{ControlData, PgRunning, PgState, Role, UpstreamHistory};
+
+/// How long a standby may be without WAL before its history is compared with the upstream's.
+const STREAM_PATIENCE: Millis = Millis(3_000);
+/// How long an answer about the upstream's history counts.
+const HISTORY_AGE: Millis = Millis(5_000);
+/// After so many failed looks at the upstream a stopped former primary is started as a standby anyway: it cannot write.
+const HISTORY_ATTEMPTS: u32 = 5;
+
+pub(super) fn decide(facts: &Facts<'_>) -> Decision {
+    match &facts.node.pg {
+        PgState::Empty => copy(facts),
+        PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
+        PgState::Stopped(control) => stopped(facts, control),
+        PgState::Starting { as_standby: false, stopping: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
+        PgState::Starting { .. } => Decision::nothing(Verdict::Starting),
+        PgState::Unresponsive if facts.memory.was_primary => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
+        PgState::Unresponsive => Decision::nothing(Verdict::Unresponsive),
+        PgState::Running(running) if running.role == Role::Primary => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
+        PgState::Running(running) => standby(facts, running),
+    }
+}
+
+/// An empty directory: a copy from a member that offers itself, or from the leader.
+fn copy(facts: &Facts<'_>) -> Decision {
+    let Some(source) = clone_source(facts) else {
+        return Decision::nothing(Verdict::WaitingForBootstrap);
+    };
+    let verdict = Verdict::Cloning(Some(source.name.clone()));
+    if facts.now < facts.memory.copy_not_before {
+        return Decision::nothing(verdict);
+    }
+    Decision::postgres(verdict, PgWanted::Clone(Some(source)))
+}
+
+fn clone_source(facts: &Facts<'_>) -> Option<Upstream> {
+    let from_leader = facts.memory.reinitialize.is_some_and(|request| request.from_leader);
+    let offered = facts.cluster.members.iter().find(|(name, member)| {
+        let fit = member.tags.clonefrom && member.state == "running" && member.conn_url.is_some();
+        **name != facts.config.me && fit && facts.cluster.leader_name() != Some(*name)
+    });
+    match offered {
+        Some((name, member)) if !from_leader => Some(Upstream { name: name.clone(), conn_url: member.conn_url.clone()? }),
+        _ => leader_upstream(facts),
+    }
+}
+
+fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
+    if facts.memory.reinitialize.is_some() {
+        return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::Reinitialize));
+    }
+    if facts.now < facts.memory.start_not_before {
+        return Decision::nothing(Verdict::StartingStandby);
+    }
+    let Some(leader) = leader_upstream(facts) else { return start(facts) };
+    // A former standby is started first: whether it can follow shows in the stream, and a wrong guess costs nothing.
+    let was_standby = !control.state.was_primary();
+    let known = facts.memory.can_follow || facts.memory.upstream_failures >= HISTORY_ATTEMPTS;
+    match history_of(facts, &leader) {
+        Some(history) => judge(facts, &leader, history, Some(control)),
+        None if was_standby || known => start(facts),
+        None => Decision::need(Verdict::CheckingHistory(leader.name.clone()), Need::Upstream(leader)),
+    }
+}
+
+fn start(facts: &Facts<'_>) -> Decision {
+    Decision::postgres(Verdict::StartingStandby, PgWanted::Standby(upstream_of(facts)))
+}
+
+fn standby(facts: &Facts<'_>, running: &PgRunning) -> Decision {
+    if facts.memory.reinitialize.is_some() {
+        return Decision::postgres(Verdict::RemovingData, stop_standby());
+    }
+    if facts.memory.restart.is_some() {
+        return Decision::postgres(Verdict::Restarting, PgWanted::Restarted);
+    }
+    let Some(upstream) = upstream_of(facts) else {
+        return Decision::nothing(Verdict::Starting);
+    };
+    if running.upstream.as_deref() != Some(upstream.address()) {
+        return Decision::postgres(Verdict::FollowingNewLeader(upstream.name.clone()), PgWanted::Standby(Some(upstream)));
+    }
+    let leader = facts.cluster.leader_name().cloned().unwrap_or_else(|| upstream.name.clone());
+    if running.streaming {
+        return Decision::nothing(Verdict::Following(leader));
+    }
+    not_streaming(facts, leader_upstream(facts).unwrap_or(upstream))
+}
+
+/// The WAL receiver does not stream. After a little patience the histories are compared.
+fn not_streaming(facts: &Facts<'_>, leader: Upstream) -> Decision {
+    let waiting = Verdict::WaitingForStream(leader.name.clone());
+    let quiet = facts.memory.stream_progress_at.map_or(Millis::ZERO, |at| facts.now.since(at));
+    if quiet < STREAM_PATIENCE || facts.config.tags.nostream {
+        return Decision::nothing(waiting);
+    }
+    match history_of(facts, &leader) {
+        Some(history) => judge(facts, &leader, history, None),
+        None => Decision::need(waiting, Need::Upstream(leader)),
+    }
+}
+
+fn history_of<'a>(facts: &Facts<'a>, leader: &Upstream) -> Option<&'a UpstreamHistory> {
+    let answer = facts.memory.upstream.as_ref().filter(|answer| answer.member == leader.name)?;
+    answer.history.as_ref().filter(|_| facts.now.since(answer.asked_at) <= HISTORY_AGE)
+}
+
+/// What the comparison with the leader's history leads to.
+fn judge(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, stopped: Option<&ControlData>) -> Decision {
+    if Some(history.system_id) != facts.node.pg.system_id() {
+        return Decision::nothing(Verdict::WaitingForUpstream(leader.name.clone()));
+    }
+    let Some(end) = LocalEnd::of(&facts.node.pg) else { return Decision::nothing(Verdict::Starting) };
+    match rewind::compare(end, history) {
+        Relation::Ancestor => go_on(facts, leader, stopped),
+        Relation::Unclear if facts.config.use_pg_rewind => diverged(facts, leader, history, stopped),
+        Relation::Unclear => go_on(facts, leader, stopped),
+        Relation::Diverged => diverged(facts, leader, history, stopped),
+        Relation::WalGone => wal_gone(facts, leader, stopped),
+    }
+}
+
+fn go_on(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>) -> Decision {
+    match stopped {
+        Some(_) => start(facts),
+        None => Decision::nothing(Verdict::WaitingForStream(leader.name.clone())),
+    }
+}
+
+fn diverged(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, stopped: Option<&ControlData>) -> Decision {
+    let config = facts.config;
+    // A rewind that succeeded and yet left us diverged has failed, whatever it said.
+    let failed = facts.memory.rewind_failed || facts.memory.rewound_at.is_some();
+    let possible = stopped.is_none_or(|control| control.can_rewind);
+    if config.use_pg_rewind && possible && !failed {
+        return rewind_now(facts, leader, history, stopped);
+    }
+    let reason = if config.use_pg_rewind && failed {
+        config.remove_data_directory_on_rewind_failure.then_some(WipeReason::RewindFailed)
+    } else {
+        config.remove_data_directory_on_diverged_timelines.then_some(WipeReason::Diverged)
+    };
+    match reason {
+        Some(reason) => remove(reason, stopped),
+        None => Decision::nothing(Verdict::Diverged(leader.name.clone())),
+    }
+}
+
+fn rewind_now(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, stopped: Option<&ControlData>) -> Decision {
+    let checkpoint_pending = facts.cluster.leader_member().is_some_and(|member| member.checkpoint_pending);
+    if !history.is_primary || checkpoint_pending || facts.now < facts.memory.copy_not_before {
+        return Decision::nothing(Verdict::WaitingForUpstream(leader.name.clone()));
+    }
+    let wanted = if stopped.is_some() { PgWanted::Rewound(leader.clone()) } else { stop_standby() };
+    Decision::postgres(Verdict::Rewinding(leader.name.clone()), wanted)
+}
+
+/// The upstream has removed WAL that we need. A fresh copy, where the configuration lets data be removed for such a reason.
+fn wal_gone(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>) -> Decision {
+    if facts.config.remove_data_directory_on_diverged_timelines {
+        return remove(WipeReason::Diverged, stopped);
+    }
+    match stopped {
+        // Readable, if not up to date.
+        Some(_) => start(facts),
+        None => Decision::nothing(Verdict::WalGone(leader.name.clone())),
+    }
+}
+
+fn remove(reason: WipeReason, stopped: Option<&ControlData>) -> Decision {
+    let wanted = if stopped.is_some() { PgWanted::Removed(reason) } else { stop_standby() };
+    Decision::postgres(Verdict::RemovingData, wanted)
+}
+
+fn stop_standby() -> PgWanted {
+    PgWanted::Stopped { mode: StopMode::Fast, checkpoint_first: false, escalate_after: Some(Millis(30_000)) }
+}

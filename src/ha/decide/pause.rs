@@ -1,0 +1,67 @@
+//! Maintenance: hands off. PostgreSQL is neither started nor stopped nor promoted; the key follows a primary that runs.
+
+use super::{follower, leader, upstream_of, Decision, Facts, LeaderKey, PgWanted};
+use crate::ha::types::MemberName;
+use crate::ha::verdict::Verdict;
+use crate::ha::view::{DcsHealth, PgRunning, PgState, Role};
+
+pub(super) fn decide(facts: &Facts<'_>) -> Decision {
+    if let Some(job) = &facts.memory.job {
+        return paused(Decision::nothing(Verdict::Busy(job.name)));
+    }
+    if facts.memory.dcs != DcsHealth::Good {
+        return paused(Decision::nothing(Verdict::NoDcs));
+    }
+    match facts.cluster.leader_name() {
+        Some(name) if *name == facts.config.me => with_key(facts),
+        Some(name) => somebody_leads(facts, name),
+        None => nobody_leads(facts),
+    }
+}
+
+fn paused(decision: Decision) -> Decision {
+    Decision { verdict: Verdict::Paused(Box::new(decision.verdict)), wanted: decision.wanted }
+}
+
+fn with_key(facts: &Facts<'_>) -> Decision {
+    if !facts.memory.lock {
+        let repair = if facts.memory.lease.is_some() { LeaderKey::Repair } else { LeaderKey::Leave };
+        return paused(Decision::key(Verdict::RepairingKey, repair));
+    }
+    match &facts.node.pg {
+        PgState::Running(running) if running.role == Role::Primary && facts.leads() => paused(leader::decide(facts)),
+        PgState::Running(running) if running.role == Role::Primary => paused(Decision::nothing(Verdict::WaitingForLease)),
+        PgState::Starting { .. } | PgState::Unresponsive => paused(Decision::nothing(Verdict::Unresponsive)),
+        _ => paused(Decision::key(Verdict::Releasing, LeaderKey::Release)),
+    }
+}
+
+fn somebody_leads(facts: &Facts<'_>, name: &MemberName) -> Decision {
+    match &facts.node.pg {
+        PgState::Empty => paused(follower::decide(facts)),
+        PgState::Stopped(_) => Decision::nothing(Verdict::PausedDown),
+        PgState::Running(running) if running.role == Role::Primary => Decision::nothing(Verdict::PausedPrimaryWithoutKey),
+        PgState::Running(running) => follow(facts, running, name),
+        _ => paused(Decision::nothing(Verdict::Starting)),
+    }
+}
+
+fn follow(facts: &Facts<'_>, running: &PgRunning, name: &MemberName) -> Decision {
+    match upstream_of(facts) {
+        Some(upstream) if running.upstream.as_deref() != Some(upstream.address()) => {
+            let verdict = Verdict::FollowingNewLeader(upstream.name.clone());
+            paused(Decision::postgres(verdict, PgWanted::Standby(Some(upstream))))
+        }
+        _ => paused(Decision::nothing(Verdict::Following(name.clone()))),
+    }
+}
+
+fn nobody_leads(facts: &Facts<'_>) -> Decision {
+    match &facts.node.pg {
+        PgState::Running(running) if running.role == Role::Primary && facts.memory.lease.is_some() => {
+            paused(Decision::key(Verdict::AcquiringAsPrimary, LeaderKey::Acquire))
+        }
+        PgState::Stopped(_) | PgState::Empty => Decision::nothing(Verdict::PausedDown),
+        _ => Decision::nothing(Verdict::PausedNoLeader),
+    }
+}

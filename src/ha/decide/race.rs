@@ -1,0 +1,88 @@
+//! There is no leader.
+
+use super::{bootstrap, demotion, switchover, Decision, Facts, LeaderKey, Need, PgWanted};
+use crate::ha::election::{self, Obstacle};
+use crate::ha::types::Millis;
+use crate::ha::verdict::Verdict;
+use crate::ha::view::{PeersView, PgRunning, PgState, Role};
+
+impl Facts<'_> {
+    /// The others' answers for an election: asked after the leader was gone.
+    pub(super) fn race_peers(&self) -> Option<&PeersView> {
+        let since = self.memory.leaderless_since?;
+        self.fresh_peers().filter(|peers| peers.asked_at >= since)
+    }
+}
+
+pub(super) fn decide(facts: &Facts<'_>) -> Decision {
+    match &facts.node.pg {
+        PgState::Empty => bootstrap::without_leader(facts),
+        PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
+        PgState::Unresponsive if facts.memory.was_primary => Decision::postgres(Verdict::DemotingNoLock, demotion(facts)),
+        PgState::Unresponsive => Decision::nothing(Verdict::Unresponsive),
+        PgState::Stopped(_) if facts.now < facts.memory.start_not_before => Decision::nothing(Verdict::StartingStandby),
+        // Whoever it was before: a member races from recovery, where it cannot write.
+        PgState::Stopped(_) => Decision::postgres(Verdict::StartingStandby, PgWanted::Standby(None)),
+        PgState::Starting { as_standby: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion(facts)),
+        PgState::Starting { .. } => Decision::nothing(Verdict::Starting),
+        PgState::Running(running) if running.role == Role::Primary => running_primary(facts, running),
+        PgState::Running(running) => candidate(facts, running),
+    }
+}
+
+/// Adopted, or its key is gone: it writes, so it must have the key at once, or stop. Nobody is asked first: the key decides.
+fn running_primary(facts: &Facts<'_>, running: &PgRunning) -> Decision {
+    let outdated = election::cluster_timeline(facts.cluster).is_some_and(|newest| newest > running.timeline);
+    let behind = facts.cluster.status.optime.is_some_and(|optime| optime > running.position);
+    if outdated || behind || writes_too_long_without_key(facts) {
+        return Decision::postgres(Verdict::DemotingNoLock, demotion(facts));
+    }
+    if facts.memory.lease.is_none() {
+        return Decision::nothing(Verdict::WaitingForLease);
+    }
+    Decision::key(Verdict::AcquiringAsPrimary, LeaderKey::Acquire)
+}
+
+/// A primary whose key could not be had (again) within a second must not go on.
+pub(super) fn writes_too_long_without_key(facts: &Facts<'_>) -> bool {
+    facts.memory.unlocked_since.is_some_and(|since| facts.now.since(since) > Millis(1_000))
+}
+
+fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
+    if let Err(obstacle) = election::check_self(facts.config, facts.cluster, running) {
+        return obstructed(obstacle);
+    }
+    if facts.memory.lease.is_none() {
+        return Decision::nothing(Verdict::WaitingForLease);
+    }
+    if facts.now < facts.memory.race_not_before {
+        return Decision::nothing(Verdict::NotHealthiest("a promotion failed here a moment ago".to_owned()));
+    }
+    if facts.others().is_empty() {
+        return acquire();
+    }
+    let Some(peers) = facts.race_peers() else { return Decision::need(Verdict::AskingPeers, Need::Peers) };
+    match switchover::may_race(facts) {
+        Err(Some(candidate)) => return Decision::nothing(Verdict::WaitingForCandidate(candidate)),
+        Err(None) => return Decision::nothing(Verdict::NotHealthiest("I was asked to step back".to_owned())),
+        Ok(()) => {}
+    }
+    let named = facts.cluster.failover.as_ref().is_some_and(|f| f.value.candidate.as_ref() == Some(&facts.config.me));
+    match election::check_peers(facts.config, running, peers) {
+        Err(obstacle) if !named => obstructed(obstacle),
+        // Named by hand: the operator's choice beats a peer that is a little ahead, but never a live primary.
+        Err(Obstacle::Unfit(reason)) if reason.ends_with("is still alive") => obstructed(Obstacle::Unfit(reason)),
+        _ => acquire(),
+    }
+}
+
+fn acquire() -> Decision {
+    Decision::key(Verdict::Acquiring, LeaderKey::Acquire)
+}
+
+fn obstructed(obstacle: Obstacle) -> Decision {
+    match obstacle {
+        Obstacle::NotAllowed => Decision::nothing(Verdict::NotAllowed),
+        Obstacle::Unfit(reason) => Decision::nothing(Verdict::NotHealthiest(reason)),
+    }
+}

@@ -1,0 +1,94 @@
+//! `/failover`: somebody asked for another leader.
+
+use super::{Decision, Facts, Need, PgWanted};
+use crate::ha::action::StopMode;
+use crate::ha::election;
+use crate::ha::types::{MemberName, Millis};
+use crate::ha::verdict::Verdict;
+use crate::ha::view::FailoverRequest;
+
+/// What a running leader does about a request; `None`: nothing now.
+pub(super) fn leading(facts: &Facts<'_>) -> Option<Decision> {
+    let request = due(facts)?;
+    let Some(peers) = facts.fresh_peers() else {
+        return (!facts.others().is_empty()).then(|| Decision::need(Verdict::AskingPeers, Need::Peers));
+    };
+    let by_hand = request.leader.is_none();
+    let good = |name: &MemberName| {
+        let status = peers.peers.get(name).and_then(Option::as_ref);
+        election::is_good_candidate(facts.config, facts.cluster, name, status, by_hand)
+    };
+    let possible = match &request.candidate {
+        Some(candidate) => good(candidate),
+        None => facts.others().iter().any(|(name, _)| good(name)),
+    };
+    possible.then(|| {
+        let stop = PgWanted::Stopped { mode: StopMode::Fast, checkpoint_first: true, escalate_after: None };
+        let mut decision = Decision::postgres(Verdict::DemotingForSwitchover, stop);
+        decision.wanted.handover = true;
+        decision
+    })
+}
+
+/// A request that concerns this leader and whose time has come.
+fn due<'a>(facts: &Facts<'a>) -> Option<&'a FailoverRequest> {
+    let request = &facts.cluster.failover.as_ref()?.value;
+    let for_me = request.leader.as_ref().is_none_or(|leader| *leader == facts.config.me);
+    let to_other = request.candidate.as_ref() != Some(&facts.config.me);
+    let now = request.scheduled_at.is_none_or(|at| at <= facts.memory.wall);
+    (for_me && to_other && now && !is_stale(facts, request)).then_some(request)
+}
+
+/// A schedule that passed while nobody could act on it.
+fn is_stale(facts: &Facts<'_>, request: &FailoverRequest) -> bool {
+    let patience = Millis((facts.config.loop_wait.0 * 3 / 2).max(10_000));
+    request.scheduled_at.is_some_and(|at| facts.memory.wall.0.saturating_sub(at.0) > i64::try_from(patience.0).unwrap_or(i64::MAX))
+}
+
+/// Why a running leader clears the request: done, not ours, or impossible.
+pub(super) fn answered(facts: &Facts<'_>) -> Option<String> {
+    let request = &facts.cluster.failover.as_ref()?.value;
+    if request.candidate.as_ref() == Some(&facts.config.me) {
+        return Some("Cleaning up failover key: I am the leader already".to_owned());
+    }
+    if let Some(leader) = request.leader.as_ref().filter(|leader| **leader != facts.config.me) {
+        return Some(format!("Cleaning up failover key: leader name does not match: {leader} != {}", facts.config.me));
+    }
+    if is_stale(facts, request) {
+        return Some("Found a stale switchover value, cleaning up".to_owned());
+    }
+    let waits = request.scheduled_at.is_some_and(|at| at > facts.memory.wall);
+    // Due and asked, and still here: `leading` found nobody who could take over.
+    (!waits && (facts.fresh_peers().is_some() || facts.others().is_empty())).then(|| "Failover: no healthy members found".to_owned())
+}
+
+/// Without a leader: whether the request lets this member race. `Err`: who is waited for.
+pub(super) fn may_race(facts: &Facts<'_>) -> Result<(), Option<MemberName>> {
+    let Some(request) = facts.cluster.failover.as_ref().map(|failover| &failover.value) else { return Ok(()) };
+    if request.scheduled_at.is_some_and(|at| at > facts.memory.wall) {
+        return Ok(());
+    }
+    let patience = facts.config.ttl;
+    if facts.memory.leaderless_since.is_some_and(|since| facts.now.since(since) >= patience) {
+        return Ok(());
+    }
+    match &request.candidate {
+        Some(candidate) if *candidate == facts.config.me => Ok(()),
+        Some(candidate) => named_candidate(facts, candidate),
+        None if request.leader.as_ref() == Some(&facts.config.me) => Err(None),
+        None => Ok(()),
+    }
+}
+
+/// Somebody else is named: wait for it while it answers and is fit.
+fn named_candidate(facts: &Facts<'_>, candidate: &MemberName) -> Result<(), Option<MemberName>> {
+    if !facts.cluster.members.contains_key(candidate) {
+        return Ok(());
+    }
+    let Some(peers) = facts.race_peers() else { return Ok(()) };
+    let status = peers.peers.get(candidate).and_then(Option::as_ref);
+    if election::is_good_candidate(facts.config, facts.cluster, candidate, status, true) {
+        return Err(Some(candidate.clone()));
+    }
+    Ok(())
+}

@@ -1,0 +1,504 @@
+//! The state machine around [`decide`]: what is in flight, when to look again, which replies are stale.
+//!
+//! One cycle is: read the store, look at PostgreSQL, decide, act, report. `loop_wait` is the longest pause between two; every
+//! event that may matter starts one at once. The lease is watched on every step, whatever is in flight.
+
+mod act;
+mod command;
+mod jobs;
+mod report;
+mod store;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::action::{Action, StoreRequest};
+use super::config::HaConfig;
+use super::decide::{decide, Decision, Facts, JobKind, Memory};
+use super::input::{Input, Progress, RestartRequest, Signal};
+use super::lease::LeaseClock;
+use super::types::{Instant, JobId, LeaseId, Millis, RequestId, Revision};
+use super::verdict::Verdict;
+use super::view::{ClusterView, DcsHealth, NodeView, PgState, Role};
+
+/// The core's state between two inputs.
+#[derive(Debug)]
+pub struct Machine {
+    config: Arc<HaConfig>,
+    memory: Memory,
+    now: Instant,
+    next_id: u64,
+    cluster: Option<Arc<ClusterView>>,
+    node: Option<Arc<NodeView>>,
+    flight: Flight,
+    timers: Timers,
+    /// Views of the store that were asked for before this are stale: we wrote to it since.
+    view_floor: Instant,
+    /// Observations that were started before this are stale: a job ended since.
+    node_floor: Instant,
+    /// The length that our lease was asked with.
+    asked_ttl: Millis,
+    /// A lease that replaces ours once the leader key hangs on it.
+    next_lease: Option<LeaseClock>,
+    verdict: Option<Verdict>,
+    said_at: Instant,
+    commands: Vec<command::Waiting>,
+    scheduled_restart: Option<RestartRequest>,
+    progress: Option<Progress>,
+    member: report::MemberDocument,
+    checkpoint_pending: bool,
+    dcs_seen_at: Option<Instant>,
+    exit_code: Option<i32>,
+}
+
+/// Requests that wait for an answer.
+#[derive(Debug, Default)]
+struct Flight {
+    read: Option<Pending>,
+    observe: Option<Pending>,
+    renew: Option<Pending>,
+    peers: Option<Pending>,
+    upstream: Option<(Pending, super::types::MemberName)>,
+    writes: BTreeMap<RequestId, WriteKind>,
+    fenced_at: Option<Instant>,
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    id: RequestId,
+    sent_at: Instant,
+}
+
+/// What a write to the store was for. At most one of each kind is in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum WriteKind {
+    Acquire,
+    Repair {
+        lease: LeaseId,
+    },
+    Release,
+    Member,
+    Claim,
+    SetInitialize,
+    CancelInitialize,
+    Config,
+    Status,
+    Failover,
+    History,
+    /// Of an operator's command.
+    Command(super::types::ReplyId),
+}
+
+/// When to do what by itself.
+#[derive(Debug)]
+struct Timers {
+    cycle_at: Instant,
+    cycle_started_at: Instant,
+    observe_at: Option<Instant>,
+    observe_pause: Millis,
+    renew_at: Instant,
+}
+
+/// What a fact leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wake {
+    /// Nothing.
+    Sleep,
+    /// Decide with what is known.
+    Decide,
+    /// Look at everything again, then decide.
+    Cycle,
+}
+
+impl Machine {
+    /// A core that has seen nothing yet. The first step starts a cycle.
+    #[must_use]
+    pub fn new(config: HaConfig, now: Instant) -> Machine {
+        Machine {
+            config: Arc::new(config),
+            memory: Memory { race_not_before: Instant(0), ..Memory::default() },
+            now,
+            next_id: 1,
+            cluster: None,
+            node: None,
+            flight: Flight::default(),
+            timers: Timers { cycle_at: now, cycle_started_at: now, observe_at: None, observe_pause: POLL_FASTEST, renew_at: now },
+            view_floor: Instant(0),
+            node_floor: Instant(0),
+            asked_ttl: Millis::ZERO,
+            next_lease: None,
+            verdict: None,
+            said_at: Instant(0),
+            commands: Vec::new(),
+            scheduled_restart: None,
+            progress: None,
+            member: report::MemberDocument::default(),
+            checkpoint_pending: false,
+            dcs_seen_at: None,
+            exit_code: None,
+        }
+    }
+
+    /// The configuration in effect.
+    #[must_use]
+    pub fn config(&self) -> &HaConfig {
+        &self.config
+    }
+
+    /// What is remembered; for replay, traces and checkers.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Takes one fact and appends the effects that follow from it, in order. `now` never goes back.
+    pub fn step(&mut self, now: Instant, input: Input, out: &mut Vec<Action>) {
+        assert!(now >= self.now, "the boot clock does not go back");
+        self.now = now;
+        if self.exit_code.is_some() {
+            return;
+        }
+        let mut wake = self.take(input, out);
+        if self.watch_lease(out) {
+            wake = Wake::Decide;
+        }
+        match wake {
+            Wake::Sleep => {}
+            Wake::Decide => self.evaluate(out),
+            Wake::Cycle => self.timers.cycle_at = self.now,
+        }
+        self.run_timers(out);
+    }
+
+    fn take(&mut self, input: Input, out: &mut Vec<Action>) -> Wake {
+        match input {
+            Input::Tick => Wake::Sleep,
+            Input::Config(config) => {
+                self.config = Arc::new(*config);
+                Wake::Cycle
+            }
+            Input::Store { id, outcome } => self.take_store(id, outcome, out),
+            Input::StoreChanged | Input::ClockJumped { .. } => Wake::Cycle,
+            Input::Observed { id, node } => self.take_observation(id, *node),
+            Input::PostmasterExited => {
+                self.node_floor = self.now;
+                self.timers.observe_at = Some(self.now);
+                Wake::Cycle
+            }
+            Input::Peers { id, view } => self.take_peers(id, view),
+            Input::Upstream { id, result } => self.take_upstream(id, result),
+            Input::JobExited { id, outcome } => self.take_job_exit(id, outcome, out),
+            Input::JobProgress { id, done, total } => {
+                if self.memory.job.as_ref().is_some_and(|job| job.id == id) {
+                    self.progress = Some(Progress { done, total, at: self.now });
+                    self.publish(out);
+                }
+                Wake::Sleep
+            }
+            Input::TaskDone(task) => self.take_task_done(&task),
+            Input::Command { reply, command } => self.take_command(reply, command, out),
+            Input::WallClock(wall) => {
+                self.memory.wall = wall;
+                Wake::Sleep
+            }
+            Input::Signal(Signal::Terminate) => self.take_terminate(out),
+        }
+    }
+
+    fn take_terminate(&mut self, out: &mut Vec<Action>) -> Wake {
+        self.memory.terminate = true;
+        if self.memory.job.as_ref().is_some_and(|job| matches!(job.kind, JobKind::Copy | JobKind::Rewind)) {
+            self.cancel_job(out);
+        }
+        Wake::Cycle
+    }
+
+    fn take_observation(&mut self, id: RequestId, mut node: NodeView) -> Wake {
+        let Some(pending) = self.flight.observe.take_if(|pending| pending.id == id) else { return Wake::Sleep };
+        node.observed_at = pending.sent_at;
+        if node.observed_at < self.node_floor {
+            self.timers.observe_at = Some(self.now);
+            return Wake::Sleep;
+        }
+        self.remember_observation(&node);
+        self.node = Some(Arc::new(node));
+        Wake::Decide
+    }
+
+    /// What an observation changes in the memory, whatever is decided.
+    fn remember_observation(&mut self, node: &NodeView) {
+        let memory = &mut self.memory;
+        if let PgState::Running(running) = &node.pg {
+            memory.start_failures = 0;
+            memory.crashed_at = None;
+            memory.was_primary = running.role == Role::Primary;
+            let before = self.node.as_ref().and_then(|node| node.pg.running());
+            let progressed = before.is_none_or(|old| old.position < running.position || old.upstream != running.upstream);
+            if running.role == Role::Primary || running.streaming || progressed || memory.stream_progress_at.is_none() {
+                memory.stream_progress_at = Some(self.now);
+            }
+            if running.role == Role::Primary || running.streaming {
+                memory.rewound_at = None;
+                memory.rewind_failed = false;
+                memory.can_follow = false;
+                memory.upstream_failures = 0;
+            }
+        } else {
+            memory.stream_progress_at = None;
+            memory.was_primary &= node.pg.is_alive();
+        }
+        if node.pg == PgState::Empty {
+            memory.half_made = false;
+        }
+        let poll = matches!(node.pg, PgState::Starting { .. } | PgState::Unresponsive);
+        if poll {
+            self.timers.observe_at = Some(self.now + self.timers.observe_pause);
+            self.timers.observe_pause = Millis((self.timers.observe_pause.0 * 3 / 2).min(POLL_SLOWEST.0));
+        } else {
+            self.timers.observe_pause = POLL_FASTEST;
+        }
+    }
+
+    fn take_peers(&mut self, id: RequestId, mut view: super::view::PeersView) -> Wake {
+        let Some(pending) = self.flight.peers.take_if(|pending| pending.id == id) else { return Wake::Sleep };
+        view.asked_at = pending.sent_at;
+        self.memory.peers = Some(view);
+        Wake::Decide
+    }
+
+    fn take_upstream(&mut self, id: RequestId, result: Result<super::view::UpstreamHistory, String>) -> Wake {
+        let Some((pending, member)) = self.flight.upstream.take_if(|(pending, _)| pending.id == id) else {
+            return Wake::Sleep;
+        };
+        self.memory.upstream_failures = if result.is_ok() { 0 } else { self.memory.upstream_failures.saturating_add(1) };
+        self.memory.upstream = Some(super::decide::UpstreamAnswer { asked_at: pending.sent_at, member, history: result.ok() });
+        Wake::Decide
+    }
+
+    fn take_task_done(&mut self, task: &super::action::Task) -> Wake {
+        if *task == super::action::Task::Checkpoint && self.checkpoint_pending {
+            self.checkpoint_pending = false;
+            return Wake::Decide;
+        }
+        Wake::Sleep
+    }
+
+    /// Decides, if every fact that was asked for is in. The end of a cycle.
+    fn evaluate(&mut self, out: &mut Vec<Action>) {
+        if self.flight.read.is_some() && self.memory.dcs == DcsHealth::NeverSeen {
+            return;
+        }
+        let Some(node) = self.node.clone().filter(|node| node.observed_at >= self.node_floor) else { return };
+        let cluster = self.cluster.clone().unwrap_or_default();
+        self.remember_before_decision(&cluster, &node);
+        let facts = Facts { config: &self.config, cluster: &cluster, node: &node, memory: &self.memory, now: self.now };
+        let decision = decide(&facts);
+        self.say(&decision, out);
+        self.apply(&cluster, &node, decision, out);
+        if self.exit_code.is_none() {
+            self.answer_commands(&cluster, out);
+            self.write_member(&cluster, &node, out);
+            self.write_status(&cluster, &node, out);
+            self.publish(out);
+        }
+    }
+
+    fn remember_before_decision(&mut self, cluster: &ClusterView, node: &NodeView) {
+        let writable = may_write(node, self.memory.was_primary);
+        let memory = &mut self.memory;
+        if memory.lock || !writable {
+            memory.unlocked_since = None;
+        } else if memory.unlocked_since.is_none() {
+            memory.unlocked_since = Some(self.now);
+        }
+        if memory.dcs == DcsHealth::Good {
+            if cluster.leader.is_some() {
+                memory.leaderless_since = None;
+            } else if memory.leaderless_since.is_none() {
+                memory.leaderless_since = Some(self.now);
+            }
+        }
+        let down = matches!(node.pg, PgState::Stopped(_) | PgState::Starting { .. });
+        if memory.lock && down && !memory.handover && !memory.terminate && memory.job.is_none() && memory.crashed_at.is_none() {
+            memory.crashed_at = Some(self.now);
+        }
+        if !memory.lock && cluster.leader_name().is_some_and(|leader| *leader != self.config.me) {
+            memory.handover = false;
+        }
+        if memory.bootstrap == super::decide::BootstrapStep::Done
+            && cluster.system_id().is_some()
+            && cluster.system_id() == node.pg.system_id()
+        {
+            memory.bootstrap = super::decide::BootstrapStep::None;
+        }
+        self.take_due_restart();
+    }
+
+    /// The heart of promise 1: whatever is in flight, a primary does not outlive its lease. Returns whether a decision is due.
+    fn watch_lease(&mut self, out: &mut Vec<Action>) -> bool {
+        let Some(node) = self.node.clone() else { return false };
+        let job_writes = self.memory.job.as_ref().is_some_and(|job| job.kind == JobKind::Writable);
+        if !may_write(&node, self.memory.was_primary) && !job_writes {
+            return false;
+        }
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.is_paused()) && !job_writes {
+            return false;
+        }
+        if !self.memory.lock {
+            if job_writes {
+                self.fence("the leader key was lost", out);
+            }
+            return false;
+        }
+        let Some(lease) = self.memory.lease else { return false };
+        if self.now >= lease.fence_at() {
+            self.memory.lock = false;
+            self.fence("the lease ends", out);
+            return true;
+        }
+        self.now >= lease.stop_at()
+    }
+
+    fn fence(&mut self, why: &str, out: &mut Vec<Action>) {
+        if self.flight.fenced_at.is_some_and(|at| self.now.since(at) < FENCE_AGAIN) {
+            return;
+        }
+        self.flight.fenced_at = Some(self.now);
+        self.log(log::Level::Error, format!("killing PostgreSQL because {why}"), out);
+        if self.memory.job.as_ref().is_some_and(|job| job.kind != JobKind::Stop) {
+            self.cancel_job(out);
+        }
+        out.push(Action::Fence { kill_after: FENCE_KILL_AFTER });
+    }
+
+    fn run_timers(&mut self, out: &mut Vec<Action>) {
+        if self.exit_code.is_some() {
+            return;
+        }
+        if self.flight.renew.is_none() && self.now >= self.timers.renew_at {
+            self.send_renew(out);
+        }
+        if self.now >= self.timers.cycle_at && self.flight.read.is_none() {
+            self.start_cycle(out);
+        }
+        if self.timers.observe_at.is_some_and(|at| self.now >= at) && self.flight.observe.is_none() {
+            self.send_observe(out);
+        }
+    }
+
+    fn start_cycle(&mut self, out: &mut Vec<Action>) {
+        self.timers.cycle_started_at = self.now;
+        self.timers.cycle_at = self.now + self.cycle_pause();
+        let id = self.new_id();
+        self.flight.read = Some(Pending { id, sent_at: self.now });
+        out.push(Action::Store { id, request: StoreRequest::Read, deadline: self.read_deadline() });
+        if self.flight.observe.is_none() {
+            self.send_observe(out);
+        }
+    }
+
+    /// Time until the next cycle begins by itself.
+    fn cycle_pause(&self) -> Millis {
+        let healthy = self.memory.dcs == DcsHealth::Good;
+        let settled = matches!(
+            self.verdict,
+            Some(Verdict::Leading | Verdict::Following(_) | Verdict::Busy(_) | Verdict::Paused(_) | Verdict::NotAllowed)
+        );
+        if healthy && settled {
+            self.config.loop_wait
+        } else {
+            Millis(self.config.loop_wait.0.min(1_000))
+        }
+    }
+
+    fn read_deadline(&self) -> Millis {
+        // Half of the retry budget, so that a second attempt fits before a leader's lease is in danger.
+        Millis((self.config.retry_timeout.0 / 2).clamp(500, 5_000))
+    }
+
+    fn send_observe(&mut self, out: &mut Vec<Action>) {
+        let id = self.new_id();
+        self.flight.observe = Some(Pending { id, sent_at: self.now });
+        self.timers.observe_at = None;
+        let deadline = Millis((self.config.retry_timeout.0 / 2).clamp(500, 3_000));
+        out.push(Action::Observe { id, deadline });
+    }
+
+    fn new_id(&mut self) -> RequestId {
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        id
+    }
+
+    fn new_job_id(&mut self) -> JobId {
+        JobId(self.new_id().0)
+    }
+
+    /// When [`Input::Tick`] is due at the latest. Waking earlier is harmless, waking later is not.
+    #[must_use]
+    pub fn next_deadline(&self) -> Instant {
+        let mut at = self.now + MAX_SLEEP;
+        let mut earlier = |other: Option<Instant>| at = other.map_or(at, |other| at.min(other));
+        // A cycle that is overdue waits for its read, which has a deadline of its own.
+        if self.flight.read.is_none() {
+            earlier(Some(self.timers.cycle_at));
+        }
+        if self.flight.renew.is_none() {
+            earlier(Some(self.timers.renew_at));
+        }
+        if self.flight.observe.is_none() {
+            earlier(self.timers.observe_at);
+        }
+        if let Some(lease) = self.memory.lease.filter(|_| self.memory.lock) {
+            let next = if self.now < lease.stop_at() { lease.stop_at() } else { lease.fence_at() };
+            earlier((self.now < next).then_some(next));
+        }
+        at.max(self.now + Millis(1))
+    }
+
+    fn log(&self, level: log::Level, text: impl Into<String>, out: &mut Vec<Action>) {
+        out.push(Action::Log { level, text: text.into() });
+    }
+
+    /// Says the verdict: at once when it changed, else as a heartbeat once a cycle.
+    fn say(&mut self, decision: &Decision, out: &mut Vec<Action>) {
+        let sentence = decision.verdict.sentence(&self.config.me);
+        if self.verdict.as_ref() == Some(&decision.verdict) {
+            if self.said_at < self.timers.cycle_started_at {
+                self.said_at = self.now;
+                out.push(Action::Heartbeat(sentence));
+            }
+        } else {
+            self.said_at = self.now;
+            self.log(log::Level::Info, sentence, out);
+            self.verdict = Some(decision.verdict.clone());
+        }
+    }
+
+    /// The revision of the leader key that was seen last.
+    fn leader_revision(&self) -> Option<Revision> {
+        self.cluster.as_ref()?.leader.as_ref().map(|leader| leader.revision)
+    }
+}
+
+/// Whether PostgreSQL on this box writes, or would as soon as its start is through.
+fn may_write(node: &NodeView, was_primary: bool) -> bool {
+    match &node.pg {
+        PgState::Unresponsive => was_primary,
+        PgState::Running(running) => running.role == Role::Primary,
+        PgState::Starting { as_standby, stopping, .. } => !as_standby && !stopping,
+        _ => false,
+    }
+}
+
+/// A start-up is looked at this often in the beginning,
+const POLL_FASTEST: Millis = Millis(20);
+/// and this often in the end.
+const POLL_SLOWEST: Millis = Millis(1_000);
+/// Longest sleep.
+const MAX_SLEEP: Millis = Millis(60_000);
+/// SIGQUIT becomes SIGKILL after this.
+const FENCE_KILL_AFTER: Millis = Millis(200);
+/// A fence is repeated after this, as long as something may write.
+const FENCE_AGAIN: Millis = Millis(500);

@@ -1,0 +1,216 @@
+//! One box: power, clock, agent, PostgreSQL.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use mastiff::ha::action::{Job, Snapshot, StartAs};
+use mastiff::ha::config::HaConfig;
+use mastiff::ha::types::{JobId, MemberName, Millis};
+use mastiff::ha::Machine;
+use serde_json::{json, Value};
+
+use super::clock::Clock;
+use super::postgres::Pg;
+use super::rng::Rng;
+use super::world::Event;
+use crate::options::Options;
+
+/// Power of a box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// On.
+    On,
+    /// Off.
+    Off,
+    /// Suspended: nothing runs, memory is kept, boot time goes on.
+    Suspended,
+}
+
+/// The agent's process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Process {
+    /// Runs.
+    Running,
+    /// SIGSTOP.
+    Stopped,
+    /// Gone.
+    Dead,
+}
+
+/// What a job still waits for.
+#[derive(Debug)]
+pub struct RunningJob {
+    /// Its number.
+    pub id: JobId,
+    /// What.
+    pub job: Job,
+    /// A child process of the agent works on the data directory.
+    pub child: bool,
+    /// PostgreSQL was told; the next look decides.
+    pub told: bool,
+    /// Bootstrap: initdb is done.
+    pub second_half: bool,
+}
+
+impl RunningJob {
+    /// As what a restart starts again.
+    pub fn start_as(&self) -> Option<&StartAs> {
+        match &self.job {
+            Job::Start { role, .. } | Job::Restart { role, .. } => Some(role),
+            _ => None,
+        }
+    }
+}
+
+/// The agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// Its process.
+    pub process: Process,
+    /// Counts lives; events of an earlier life are void.
+    pub life: u32,
+    /// The core.
+    pub machine: Option<Machine>,
+    /// What arrived while it could not run.
+    pub deferred: VecDeque<Event>,
+    /// World time of the next wake-up that is in the heap.
+    pub wake_at: u64,
+    /// The job under way.
+    pub job: Option<RunningJob>,
+    /// What REST shows.
+    pub published: Option<Box<Snapshot>>,
+    /// Revision of `/config` that the shell applied.
+    pub config_seen: i64,
+    /// Answers to the operator that are due.
+    pub replies_due: BTreeSet<u64>,
+}
+
+/// One box.
+#[derive(Debug)]
+pub struct Node {
+    /// Its member name.
+    pub name: String,
+    /// Power.
+    pub power: Power,
+    /// Clocks.
+    pub clock: Clock,
+    /// Agent.
+    pub agent: Agent,
+    /// PostgreSQL.
+    pub pg: Pg,
+    /// What PostgreSQL and jobs have to do with while the box is suspended.
+    pub deferred: VecDeque<Event>,
+    /// Generator of everything that happens on the box.
+    pub rng: Rng,
+    /// Requests to the store arrive in order.
+    pub request_at: u64,
+    /// Extra lag of replication to this box.
+    pub wal_lag_ms: u64,
+    /// The next promotion takes so much longer.
+    pub slow_promote_ms: u64,
+    /// The next stop takes so much longer.
+    pub slow_stop_ms: u64,
+    /// The next child fails.
+    pub child_fails: bool,
+    /// The cache file of the dynamic configuration.
+    pub dynamic: Option<Value>,
+    /// Reinitialisations that the operator asked for.
+    pub reinit_asked: bool,
+    /// The data directory was of a member once: it is no half-made one.
+    pub was_member: bool,
+    /// World time of the last action that changes something, and its name.
+    pub last_change: (u64, &'static str),
+    /// When it was suspended.
+    pub suspended_at: u64,
+    /// It was promoted by a stray hand.
+    pub stray: bool,
+}
+
+impl Node {
+    /// A box that is on, with an empty disk and no agent.
+    pub fn new(index: usize, options: &Options) -> Node {
+        let name = format!("n{}", index + 1);
+        let mut rng = Rng::new(options.seed, &name);
+        let drift = rng.below(2 * options.drift_ppm + 1) as i64 - options.drift_ppm as i64;
+        Node {
+            name,
+            power: Power::On,
+            clock: Clock::new(drift),
+            agent: Agent {
+                process: Process::Dead,
+                life: 0,
+                machine: None,
+                deferred: VecDeque::new(),
+                wake_at: u64::MAX,
+                job: None,
+                published: None,
+                config_seen: 0,
+                replies_due: BTreeSet::new(),
+            },
+            pg: Pg::new(),
+            deferred: VecDeque::new(),
+            rng,
+            request_at: 0,
+            wal_lag_ms: 0,
+            slow_promote_ms: 0,
+            slow_stop_ms: 0,
+            child_fails: false,
+            dynamic: None,
+            reinit_asked: false,
+            was_member: false,
+            last_change: (0, ""),
+            suspended_at: 0,
+            stray: false,
+        }
+    }
+
+    /// The agent's process runs and gets the processor.
+    pub fn agent_runs(&self) -> bool {
+        self.power == Power::On && self.agent.process == Process::Running
+    }
+
+    /// The configuration that the agent starts with or reloads to.
+    pub fn config(&self, options: &Options) -> HaConfig {
+        let mut config = HaConfig::for_member(&self.name);
+        config.ttl = Millis::from_secs(options.ttl_s);
+        config.loop_wait = Millis::from_secs(options.loop_wait_s);
+        config.retry_timeout = Millis::from_secs(options.retry_timeout_s);
+        config.maximum_lag_on_failover = options.max_lag;
+        config.check_timeline = options.check_timeline;
+        config.primary_start_timeout = Millis::from_secs(options.primary_start_timeout_s);
+        config.use_pg_rewind = options.use_pg_rewind;
+        config.remove_data_directory_on_rewind_failure = options.wipe_rewind_failed;
+        config.remove_data_directory_on_diverged_timelines = options.wipe_diverged;
+        config.use_slots = options.use_slots;
+        config.initial_dynamic = Some(self.dynamic.clone().unwrap_or_else(|| json!({ "loop_wait": options.loop_wait_s })));
+        if let Some(dynamic) = &self.dynamic {
+            apply_dynamic(&mut config, dynamic);
+        }
+        config
+    }
+}
+
+fn apply_dynamic(config: &mut HaConfig, dynamic: &Value) {
+    let number = |key: &str| dynamic.get(key).and_then(Value::as_u64);
+    if let Some(secs) = number("ttl") {
+        config.ttl = Millis::from_secs(secs);
+    }
+    if let Some(secs) = number("loop_wait") {
+        config.loop_wait = Millis::from_secs(secs);
+    }
+    if let Some(bytes) = number("maximum_lag_on_failover") {
+        config.maximum_lag_on_failover = bytes;
+    }
+}
+
+/// Names of all members.
+pub fn names(nodes: usize) -> Vec<MemberName> {
+    (1..=nodes).map(|number| MemberName(format!("n{number}"))).collect()
+}
+
+/// Index of a member.
+pub fn index_of(name: &MemberName) -> Option<usize> {
+    name.as_str().strip_prefix('n')?.parse::<usize>().ok()?.checked_sub(1)
+}
+
+/// An ordered map for whoever needs one by node.
+pub type ByNode<T> = BTreeMap<usize, T>;

@@ -1,0 +1,159 @@
+//! One run: a phase with faults, the healing, and the wait until everything is whole and quiet.
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+
+use mastiff::ha::view::ControlState;
+
+use crate::checkers::progress::{Bounds, Health, Progress, Verdict};
+use crate::checkers::Violation;
+use crate::model::node::Power;
+use crate::model::postgres::{Data, Proc};
+use crate::model::world::World;
+use crate::schedule::{Kind, Scenario};
+use crate::trace::Trace;
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The first broken promise.
+    pub violation: Option<Violation>,
+    /// Lines and hash of the trace.
+    pub hash: (u64, u64),
+    /// Steps of all cores.
+    pub steps: u64,
+    /// Acknowledged commits.
+    pub acknowledged: u64,
+    /// Timelines that were begun.
+    pub timeline: u32,
+    /// Simulated milliseconds.
+    pub simulated: u64,
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From now on a panic is kept for [`run`] instead of being printed.
+pub fn catch_panics() {
+    panic::set_hook(Box::new(|info| PANIC.with(|kept| *kept.borrow_mut() = Some(info.to_string()))));
+}
+
+/// Runs a scenario. A panic in the core is a broken promise like any other.
+pub fn run(scenario: &Scenario, trace: Trace) -> Outcome {
+    let mut world = World::new(scenario, trace);
+    world.trace.header();
+    let result = panic::catch_unwind(AssertUnwindSafe(|| play(&mut world)));
+    if result.is_err() {
+        let text = PANIC.with(|kept| kept.borrow_mut().take()).unwrap_or_default().replace('\n', " ");
+        world.violation = Some(Violation { invariant: "assert", at: world.now, text });
+    }
+    let timeline = world.nodes.iter().map(|node| node.pg.timeline()).max().unwrap_or(0);
+    Outcome {
+        violation: world.violation.take(),
+        hash: world.trace.hash(),
+        steps: world.steps,
+        acknowledged: world.clients.acknowledged,
+        timeline,
+        simulated: world.now,
+    }
+}
+
+fn play(world: &mut World) {
+    world.run_until(world.options.safety_s * 1000);
+    if world.violation.is_some() {
+        return;
+    }
+    world.heal();
+    let mut progress = Progress::new(world.now, bounds(world));
+    while world.violation.is_none() {
+        world.run_until(world.now + 500);
+        if world.violation.is_some() {
+            return;
+        }
+        let health = health(world);
+        match progress.look(world.now, &health) {
+            Verdict::Wait => {}
+            Verdict::Passed => return,
+            Verdict::Failed(text) => world.violation = Some(Violation { invariant: "L1", at: world.now, text }),
+        }
+    }
+}
+
+fn bounds(world: &World) -> Bounds {
+    let options = &world.options;
+    let patched = options.kinds.contains(&Kind::PatchConfig);
+    let ttl = if patched { options.ttl_s.max(60) } else { options.ttl_s } * 1000;
+    let loop_wait = if patched { options.loop_wait_s.max(10) } else { options.loop_wait_s } * 1000;
+    // Boot of a box, a stop that hangs, crash recovery and promotion, one after the other.
+    let slow = options.slow_percent.max(100);
+    let work = 25_000 + 30_000 + 30_000 * slow / 100;
+    let led = ttl + 2 * loop_wait + work;
+    let whole = led + 120_000 * slow / 100 + 6 * loop_wait + 60_000;
+    Bounds { led, whole, settle: 3 * loop_wait + 10_000, quiet: 10 * loop_wait }
+}
+
+/// The state of the world, by the model's truth.
+fn health(world: &World) -> Health {
+    let leader = world.store.holder().filter(|&holder| world.nodes[holder].pg.proc == Proc::Primary);
+    let mut health = Health { led: leader.is_some() || nobody_can_lead(world), ..Health::default() };
+    let Some(leader) = leader else {
+        if health.led {
+            return health;
+        }
+        health.missing.push("nobody leads".to_owned());
+        return health;
+    };
+    let timeline = world.nodes[leader].pg.timeline();
+    for node in (0..world.nodes.len()).filter(|&node| node != leader && is_expected(world, node, leader)) {
+        let pg = &world.nodes[node].pg;
+        if pg.stream.is_none() || pg.timeline() != timeline {
+            health.missing.push(format!("n{} is {:?} on timeline {} of {timeline} and does not stream", node + 1, pg.proc, pg.timeline()));
+        }
+    }
+    for (index, node) in world.nodes.iter().enumerate() {
+        if node.last_change.0 > health.last_change {
+            health.last_change = node.last_change.0;
+            health.changed = format!("n{}: {}", index + 1, node.last_change.1);
+        }
+    }
+    health
+}
+
+/// Whether a node must stream once everything is healed. Not, if the configuration allows no way back.
+fn is_expected(world: &World, node: usize, leader: usize) -> bool {
+    let (target, options) = (&world.nodes[node], &world.options);
+    if target.power != Power::On {
+        return true;
+    }
+    let Data::Cluster(ours) = &target.pg.data else { return true };
+    let Some(theirs) = world.nodes[leader].pg.cluster() else { return true };
+    if ours.system_id != theirs.system_id {
+        return false;
+    }
+    let diverged = !ours.wal.is_prefix_of(&theirs.wal);
+    let rewinds = options.use_pg_rewind && !ours.corrupt;
+    let copies = options.wipe_diverged && options.wipe_rewind_failed;
+    if (diverged || ours.corrupt) && !copies {
+        // A rewind may repair it, but need not: it compares less than it should, and it may have failed before.
+        return false;
+    }
+    let _ = rewinds;
+    true
+}
+
+/// No member has data that may lead: all are empty (and the cluster was initialised), torn, behind the allowed lag, or of another cluster.
+fn nobody_can_lead(world: &World) -> bool {
+    let view = world.store.view();
+    let Some(id) = view.system_id() else { return false };
+    let optime = view.status.optime.map_or(0, |lsn| lsn.0);
+    let lag = world.options.max_lag;
+    let fit = |node: &crate::model::node::Node| match &node.pg.data {
+        Data::Cluster(cluster) => {
+            let behind = optime.saturating_sub(cluster.wal.end()) > lag;
+            cluster.system_id == id.0 && !cluster.corrupt && !behind && cluster.state != ControlState::StartingUp
+        }
+        _ => false,
+    };
+    !world.nodes.iter().any(fit)
+}
