@@ -12,3 +12,4 @@ pub mod notify;
 pub mod postgres;
 pub mod shell;
 pub mod signals;
+pub mod tools;

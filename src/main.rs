@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use argh::FromArgs;
 use mastiff::config::{self, Loaded};
-use mastiff::{log as logging, shell};
+use mastiff::{log as logging, shell, tools};
 
 /// The release of Patroni whose behaviour this one matches.
 const PATRONI_VERSION: &str = "4.1.5";
@@ -78,7 +78,18 @@ fn agent(program: &str, args: &[String]) -> i32 {
         }
         return 0;
     }
-    run_agent(&arguments)
+    let env = environment();
+    let path = arguments.config.as_deref();
+    if arguments.generate_sample_config {
+        return tools::sample(&env);
+    }
+    if arguments.generate_config {
+        return tools::generate(arguments.dsn.as_deref(), &env);
+    }
+    if arguments.validate_config {
+        return tools::validate(path, &env, arguments.ignore_listen_port, arguments.strict, arguments.print);
+    }
+    run_agent(arguments.config, env)
 }
 
 /// The environment as the configuration reads it: once, before any thread exists.
@@ -86,9 +97,7 @@ fn environment() -> BTreeMap<String, String> {
     std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?))).collect()
 }
 
-fn run_agent(arguments: &Arguments) -> i32 {
-    let env = environment();
-    let path = arguments.config.clone();
+fn run_agent(path: Option<PathBuf>, env: BTreeMap<String, String>) -> i32 {
     let Loaded { config, warnings } = match config::load(path.as_deref(), &env) {
         Ok(loaded) => loaded,
         Err(problems) => {

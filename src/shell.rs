@@ -12,6 +12,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
+use crate::config;
 use crate::config::types::{Config, Effective, PostgresConfig};
 use crate::dcs::etcd::EtcdStore;
 use crate::ha::action::{Action, Reply, Task};
@@ -90,6 +91,8 @@ struct Shell {
     cached: Option<serde_json::Value>,
     /// Store calls on their way, for the end of the process.
     calls: Rc<Cell<usize>>,
+    /// Files or configuration changed and PostgreSQL does not know yet.
+    reload_due: Rc<Cell<bool>>,
     name_checked: bool,
     jump: Jump,
     ready: bool,
@@ -136,7 +139,7 @@ impl Shell {
         let etcd = config.etcd.as_ref().ok_or(Error::NoStore)?;
         let me = crate::ha::types::MemberName(config.name.clone());
         let store = EtcdStore::new(etcd, &config.namespace, &config.scope, &me)?;
-        let cached = read_cache(&config);
+        let cached = data_dir(&config).and_then(|dir| config::read_cache(&dir)).map(serde_json::Value::Object);
         let mut effective = config.effective(cached.as_ref());
         say_warnings(&effective);
         if cached.is_some() {
@@ -162,6 +165,7 @@ impl Shell {
             dynamic: cached.clone(),
             cached,
             calls: Rc::new(Cell::new(0)),
+            reload_due: Rc::new(Cell::new(false)),
             name_checked: false,
             jump: Jump::now(),
             ready: false,
@@ -201,6 +205,9 @@ impl Shell {
                 return;
             }
             self.take_dynamic(view.config.as_ref().map(|config| config.value.clone()), out);
+        }
+        if matches!(&input, Input::Observed { node, .. } if node.pg.running().is_some()) && self.reload_due.replace(false) {
+            self.run_task(Task::ReloadPostgres);
         }
         if let Some(by) = self.jump.check() {
             log::warn!("the clock jumped by {by}: the machine was suspended");
@@ -297,9 +304,12 @@ impl Shell {
 
     fn run_task(&self, task: Task) {
         let postgres = self.postgres.clone();
+        let reload_due = Rc::clone(&self.reload_due);
         self.answer(async move {
             if let Err(error) = postgres.background(task.clone()).await {
-                log::warn!("{error}");
+                log::debug!("{error}");
+                // PostgreSQL is down or was not seen yet: a reload is made up for after the next look at it.
+                reload_due.set(reload_due.get() || task == Task::ReloadPostgres);
             }
             Input::TaskDone(task)
         });
@@ -362,14 +372,11 @@ impl Shell {
     }
 
     fn say_unchangeable(&self, next: &Config) {
-        let old = &self.config;
-        let changed = [
-            ("scope", old.scope != next.scope),
-            ("name", old.name != next.name),
-            ("namespace", old.namespace != next.namespace),
-            ("restapi.listen", old.restapi.listen != next.restapi.listen),
-        ];
-        for (key, _) in changed.iter().filter(|(_, changed)| *changed) {
+        let mut keys = self.config.needs_restart(next);
+        if self.config.restapi.listen != next.restapi.listen {
+            keys.push("restapi.listen");
+        }
+        for key in keys {
             log::warn!("a changed {key} takes effect when the agent is restarted");
         }
     }
@@ -409,7 +416,7 @@ impl Shell {
         if !path.parent().is_some_and(|dir| dir.join("PG_VERSION").exists()) {
             return;
         }
-        let text = http::json::render(dynamic);
+        let text = config::render_cache(dynamic);
         let same = std::fs::read_to_string(&path).is_ok_and(|old| old == text);
         if !same {
             if let Err(error) = crate::postgres::files::write_atomic(&path, text.as_bytes(), 0o600) {
@@ -471,20 +478,12 @@ async fn explain_busy_port(config: &Config, effective: &Effective, error: http::
     Error::Http(error)
 }
 
-fn cache_path(config: &Config) -> Option<PathBuf> {
-    let dir = config.postgresql.section.get("data_dir")?.as_str()?;
-    Some(PathBuf::from(dir).join("patroni.dynamic.json"))
+fn data_dir(config: &Config) -> Option<PathBuf> {
+    Some(PathBuf::from(config.postgresql.section.get("data_dir")?.as_str()?))
 }
 
-fn read_cache(config: &Config) -> Option<serde_json::Value> {
-    let text = std::fs::read(cache_path(config)?).ok()?;
-    match serde_json::from_slice::<serde_json::Value>(&text) {
-        Ok(value) if value.is_object() => Some(value),
-        _ => {
-            log::warn!("the cache file of the dynamic configuration is damaged and ignored");
-            None
-        }
-    }
+fn cache_path(config: &Config) -> Option<PathBuf> {
+    Some(data_dir(config)?.join(config::CACHE_FILE))
 }
 
 /// A timer on the boot clock: it goes on while the machine is suspended, so that a lease that ended meanwhile is noticed at once.

@@ -8,12 +8,13 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::time::{sleep, Instant};
 
-use super::basebackup::{flag, plain};
+use super::basebackup::{close_to_others, flag, plain};
 use super::child::Spec;
 use super::conninfo;
 use super::error::Error;
 use super::files::{self, Contents};
 use super::plan::Standing;
+use super::postmaster::Status;
 use super::process;
 use super::query;
 use super::rewind::write_pgpass;
@@ -125,6 +126,10 @@ async fn connect(config: &PostgresConfig, end: Instant) -> Result<Link, Error> {
             return Err(Error::Unusable("PostgreSQL ended during the bootstrap; its own messages are in the log above".to_owned()));
         };
         let left = end.saturating_duration_since(Instant::now());
+        if !matches!(postmaster.file.status, Some(Status::Ready)) && !left.is_zero() {
+            sleep(POLL).await;
+            continue;
+        }
         let refused = match worker::connect_local(config, &postmaster, Limits::Long, left).await {
             Ok(link) => return Ok(link),
             Err(refused) => refused,
@@ -155,6 +160,7 @@ async fn custom(shared: &Shared, config: &PostgresConfig, words: &[String], end:
     let section = &config.bootstrap.custom;
     log::info!("Running custom bootstrap script: {}", words.first().map_or("", String::as_str));
     Spec::command(words, custom_arguments(config, section)).succeed(|_| ()).await?;
+    close_to_others(config)?;
     if !matches!(files::classify(&config.data_dir), Contents::Cluster { .. }) {
         return Err(Error::Unusable(format!("the bootstrap method left no PostgreSQL cluster in {}", config.data_dir.display())));
     }

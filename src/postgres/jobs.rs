@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout, Instant};
 use super::child::Spec;
 use super::error::Error;
 use super::plan::{Plan, Standing};
+use super::process::Postmaster;
 use super::tasks::{self, off_loop};
 use super::worker::{describe, Limits, Link};
 use super::{basebackup, bootstrap, remove, rewind, start, stop, ProgressSender, Shared};
@@ -25,6 +26,8 @@ use crate::ha::types::Millis;
 
 /// Pause between two looks at a promotion: clients wait for it.
 const PROMOTE_POLL: Duration = Duration::from_millis(3);
+/// How long the heartbeat's connection may take to show that it works.
+const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
 /// How long a reload is waited for before the observation is left to show it.
 const RELOAD_LIMIT: Duration = Duration::from_secs(1);
 
@@ -42,10 +45,12 @@ pub(crate) async fn run(shared: &Shared, job: Job, progress: ProgressSender, mut
     shared.busy.store(true, Ordering::Relaxed);
     let busy = Busy(shared);
     let name = job.name();
+    // A removal goes on once it has begun: nobody may find the directory half there and in use.
+    let can_cancel = !matches!(job, Job::RemoveData { .. });
     let result = tokio::select! {
         biased;
         result = work(shared, job, &progress) => result,
-        () = cancelled(&mut cancel) => Err(Error::Cancelled),
+        () = cancelled(&mut cancel), if can_cancel => Err(Error::Cancelled),
     };
     drop(busy);
     match result {
@@ -86,11 +91,11 @@ async fn promote(shared: &Shared, permit: &PromotePermit, deadline: Millis) -> R
     let config = shared.config();
     let end = Instant::now() + deadline.to_std();
     pre_promote(&config, end).await?;
-    let link = tasks::connection(&config, Limits::Short, Duration::from_secs(3).min(deadline.to_std())).await?;
+    let postmaster = tasks::postmaster(&config)?;
+    let link = heartbeat(shared, &config, &postmaster, Duration::from_secs(3).min(deadline.to_std())).await?;
     if !in_recovery(&link, end).await? {
         return Ok(());
     }
-    let postmaster = tasks::postmaster(&config)?;
     let trigger = config.data_dir.join("promote");
     if clock::now() >= permit.until() {
         return Err(Error::NoPermit);
@@ -112,7 +117,22 @@ async fn promote(shared: &Shared, permit: &PromotePermit, deadline: Millis) -> R
         }
         sleep(PROMOTE_POLL).await;
     }
+    if let Ok(mut slot) = shared.link.try_lock() {
+        *slot = Some(link);
+    }
     Ok(())
+}
+
+/// The heartbeat's connection, which spares the time of a new one, or a new one.
+async fn heartbeat(shared: &Shared, config: &PostgresConfig, postmaster: &Postmaster, limit: Duration) -> Result<Link, Error> {
+    let known = shared.link.try_lock().ok().and_then(|mut slot| slot.take());
+    if let Some(link) = known.filter(|link| link.postmaster_pid == postmaster.pid() && !link.client.is_closed()) {
+        let asked = timeout(HEARTBEAT_LIMIT, link.client.simple_query("")).await;
+        if matches!(asked, Ok(Ok(_))) {
+            return Ok(link);
+        }
+    }
+    tasks::connection(config, Limits::Short, limit).await
 }
 
 async fn pre_promote(config: &PostgresConfig, end: Instant) -> Result<(), Error> {

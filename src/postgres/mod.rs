@@ -74,7 +74,6 @@ impl Postgres {
         *lock(&self.shared.config) = Arc::new(config);
         self.shared.generation.fetch_add(1, Ordering::Relaxed);
         // User, password or address may be others.
-        lock(&self.shared.cache).last = None;
         if let Ok(mut link) = self.shared.link.try_lock() {
             *link = None;
         }

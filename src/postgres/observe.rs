@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ use crate::ha::view::{ControlData, HistoryEntry, NodeView, PgRunning, PgState, R
 
 /// How long the list of settings that wait for a restart is believed, milliseconds.
 const SETTINGS_MAX_AGE_MS: u64 = 30_000;
+
+/// A process without a postmaster that is older than this is an orphan: 5 s in clock ticks.
+const ORPHAN_AGE_TICKS: u64 = 500;
 
 /// What rarely changes, kept between observations.
 #[derive(Debug, Default)]
@@ -83,7 +87,13 @@ async fn look(shared: &Shared, end: Instant) -> PgState {
         shared.complain("PostgreSQL is stopped by a signal (SIGSTOP): it accepts nobody");
         return PgState::Unresponsive;
     }
-    let state = ask(shared, &config, &postmaster, end).await;
+    // A server that says it is starting would only write the question into its log.
+    let linked = || shared.link.try_lock().is_ok_and(|link| link.is_some());
+    let state = match postmaster.file.status {
+        None | Some(Status::Starting) => starting(&config, false),
+        Some(Status::Stopping) if !linked() => starting(&config, true),
+        _ => ask(shared, &config, &postmaster, end).await,
+    };
     if !matches!(state, PgState::Running(_)) && postmaster.has_exited() {
         return without_postmaster(shared, &config).await;
     }
@@ -95,6 +105,7 @@ async fn without_postmaster(shared: &Shared, config: &PostgresConfig) -> PgState
     shared.drop_link().await;
     let orphans = postmaster::processes_in(&config.data_dir);
     if let Some(pid) = orphans.first() {
+        end_old_orphans(shared, config);
         log::debug!("the postmaster is gone, {} of its processes are not yet, for example {pid}", orphans.len());
         return starting(config, true);
     }
@@ -105,6 +116,15 @@ async fn without_postmaster(shared: &Shared, config: &PostgresConfig) -> PgState
             Ok(control) => PgState::Stopped(control.data),
             Err(reason) => PgState::Unreadable { reason },
         },
+    }
+}
+
+/// Backends that outlived their postmaster (it died while no agent was there to see it) end now. Young processes may belong to a
+/// server that somebody is just starting, and those of a running job are its own.
+fn end_old_orphans(shared: &Shared, config: &PostgresConfig) {
+    let limit = process::ticks_now().saturating_sub(ORPHAN_AGE_TICKS);
+    if !shared.busy.load(Ordering::Relaxed) && process::kill_orphans(&config.data_dir, Some(limit)) > 0 {
+        log::warn!("processes of a dead postmaster were killed");
     }
 }
 

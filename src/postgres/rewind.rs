@@ -9,13 +9,17 @@ use super::plan::{self, Plan, Standing};
 use super::stop::still_running;
 use super::tasks::off_loop;
 use super::worker;
-use super::{conf, controldata, files, pgpass, postmaster, process, program, upstream as member, ProgressSender, Shared};
+use super::{conf, controldata, files, pgpass, postmaster, program, upstream as member, ProgressSender, Shared};
 use crate::config::types::PostgresConfig;
 use crate::ha::action::Upstream;
 use std::time::Duration;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Whether the connected role may do a checkpoint: superusers, and from PostgreSQL 15 on members of `pg_checkpoint`.
+const MAY_CHECKPOINT: &str = "SELECT 1 FROM pg_catalog.pg_roles u WHERE u.rolname = current_user AND (u.rolsuper OR EXISTS \
+ (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = 'pg_checkpoint' AND pg_catalog.pg_has_role(r.oid, 'USAGE')))";
 
 /// Rewinds the stopped data directory from `source`.
 pub(crate) async fn run(shared: &Shared, source: &Upstream, progress: &ProgressSender) -> Result<(), Error> {
@@ -28,6 +32,8 @@ pub(crate) async fn run(shared: &Shared, source: &Upstream, progress: &ProgressS
     let mut connection = conninfo::connect_as(conninfo::rewind_user(&config), &source.conn_url)
         .map_err(|error| Error::Unusable(format!("cannot rewind from {}: {error}", source.name)))?;
     connection.set("dbname", "postgres");
+    // Ours must be in place before, too: pg_rewind reads restore_command from them.
+    own_files(shared, &config, source).await?;
     checkpoint_source(&connection).await;
     let passfile = write_pgpass(&config, &connection).await?;
     let spec = command(shared, &config, &connection, major, passfile);
@@ -37,11 +43,11 @@ pub(crate) async fn run(shared: &Shared, source: &Upstream, progress: &ProgressS
     if !finished.status.success() {
         return Err(Error::Child { program: "pg_rewind".to_owned(), how: finished.how(), tail: finished.tail });
     }
-    own_files_again(shared, &config, source).await
+    own_files(shared, &config, source).await
 }
 
-/// The files came from the other member: ours take their place, so that nothing in between starts this directory as a primary.
-async fn own_files_again(shared: &Shared, config: &PostgresConfig, source: &Upstream) -> Result<(), Error> {
+/// After the rewind the files are the other member's: ours take their place, so that nothing starts this directory as a primary.
+async fn own_files(shared: &Shared, config: &PostgresConfig, source: &Upstream) -> Result<(), Error> {
     let plan = Plan::new(shared, config, &Standing::Standby(Some(source.clone())))?;
     let config = config.clone();
     off_loop(move || plan.write(&config)).await.map(|_| ())
@@ -107,16 +113,21 @@ async fn checkpoint_source(connection: &Conninfo) {
             return;
         }
     };
-    let sql = "SET statement_timeout = 0; CHECKPOINT";
-    if let Err(error) = worker::execute(&link, "checkpoint on the source", sql, CHECKPOINT_LIMIT).await {
-        log::debug!("{error}");
+    match link.client.query_opt(MAY_CHECKPOINT, &[]).await {
+        Ok(Some(_)) => {}
+        _ => return,
+    }
+    for sql in ["SET statement_timeout = 0", "CHECKPOINT"] {
+        if let Err(error) = worker::execute(&link, "checkpoint on the source", sql, CHECKPOINT_LIMIT).await {
+            log::debug!("{error}");
+        }
     }
 }
 
 /// Single-user crash recovery of a directory that was not shut down in order: `pg_rewind` needs a clean end.
 async fn crash_recovery(config: &PostgresConfig) -> Result<(), Error> {
     let control = controldata::read(&config.data_dir).map_err(|error| Error::Unusable(error.to_string()))?;
-    if control.data.state.is_clean() || !control.data.state.was_primary() {
+    if control.data.state.is_clean() {
         return Ok(());
     }
     log::info!("crash recovery in single-user mode, so that pg_rewind can work");
@@ -126,7 +137,7 @@ async fn crash_recovery(config: &PostgresConfig) -> Result<(), Error> {
         files::remove(signal).map_err(|error| Error::Unusable(error.to_string()))?;
     }
     let mut spec = Spec::tool(&program(config, "postgres"), single_user_args(config));
-    if let process::Found::Stranger { pid } = process::find(&config.data_dir).map_err(Error::file("read", &config.data_dir))? {
+    if let Some(pid) = super::start::vacant(config)? {
         spec = spec.env("PG_GRANDPARENT_PID", pid.to_string());
     }
     let result = spec.succeed(|_| ()).await;

@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout, Instant};
 
 use super::child::Spec;
 use super::error::Error;
+use super::files::{self, Contents};
 use super::launch::Launch;
 use super::plan::{Plan, Standing};
 use super::process::{self, Found};
@@ -42,7 +43,10 @@ fn permitted(role: &StartAs) -> Result<(), Error> {
 pub(crate) async fn restart(shared: &Shared, role: &StartAs, deadline: Millis) -> Result<(), Error> {
     let end = Instant::now() + deadline.to_std();
     let left = || end.saturating_duration_since(Instant::now());
-    stop::stop(shared, StopMode::Fast, true, None).await?;
+    match timeout(left(), stop::stop(shared, StopMode::Fast, true, None)).await {
+        Ok(stopped) => stopped?,
+        Err(_) => return Err(Error::Timeout { what: "the stop for a restart", after_ms: deadline.0 }),
+    }
     permitted(role)?;
     start_as(shared, &shared.config(), &Standing::of(role), Instant::now() + left(), || permitted(role)).await.map(|_| ())
 }
@@ -56,7 +60,7 @@ pub(crate) async fn start_as(
     permitted: impl Fn() -> Result<(), Error>,
 ) -> Result<i32, Error> {
     shared.learn_parameters().await;
-    let stranger = vacant(config)?;
+    let named = vacant(config)?;
     if !process::clear_orphans(&config.data_dir, None, ORPHAN_LIMIT).await {
         let pid = postmaster::processes_in(&config.data_dir).first().copied().unwrap_or(0);
         return Err(still_running("start", pid, &config.data_dir));
@@ -72,26 +76,26 @@ pub(crate) async fn start_as(
     }
     permitted()?;
     shared.drop_link().await;
-    let pid = launch(shared, config, &args, stranger)?;
+    let pid = launch(shared, config, &args, named)?;
     log::info!("postmaster pid={pid}");
     wait_until_alive(config, pid, end, &args).await?;
     shared.saw_postmaster(pid);
     Ok(pid)
 }
 
-/// Nobody runs in the directory. A process id in `postmaster.pid` that belongs to a stranger is returned.
-fn vacant(config: &PostgresConfig) -> Result<Option<i32>, Error> {
+/// Nobody runs in the directory. The process id that `postmaster.pid` still names is returned: it is a stranger, or a dead postmaster
+/// that init has not yet collected, and PostgreSQL itself cannot tell these from a living one.
+pub(crate) fn vacant(config: &PostgresConfig) -> Result<Option<i32>, Error> {
     match process::find(&config.data_dir).map_err(Error::file("read postmaster.pid in", &config.data_dir))? {
-        Found::Nobody => Ok(None),
         Found::Stranger { pid } => Ok(Some(pid)),
         Found::Alive(postmaster) => Err(still_running("start", postmaster.pid(), &config.data_dir)),
+        Found::Nobody => Ok(postmaster::read(&config.data_dir).ok().flatten().map(|file| file.pid)),
     }
 }
 
-fn launch(shared: &Shared, config: &PostgresConfig, args: &[String], stranger: Option<i32>) -> Result<i32, Error> {
+fn launch(shared: &Shared, config: &PostgresConfig, args: &[String], named: Option<i32>) -> Result<i32, Error> {
     let program = resolved(config);
-    let launch =
-        Launch { launcher: &shared.launcher, program: &program, args, ignore_pid: stranger.and_then(|pid| u32::try_from(pid).ok()) };
+    let launch = Launch { launcher: &shared.launcher, program: &program, args, ignore_pid: named.and_then(|pid| u32::try_from(pid).ok()) };
     let pid = launch.run()?;
     i32::try_from(pid).map_err(|_| Error::Unusable(format!("the launcher reported the process id {pid}")))
 }
@@ -126,6 +130,9 @@ async fn wait_until_alive(config: &PostgresConfig, pid: i32, end: Instant, args:
 
 /// Why a postmaster ended at once. Its own words went to the log; the usual reasons are looked for here.
 async fn early_end(config: &PostgresConfig, args: &[String]) -> Error {
+    if let Contents::Unreadable { reason } = files::classify(&config.data_dir) {
+        return Error::Unusable(format!("PostgreSQL cannot start: {reason}"));
+    }
     let program = resolved(config).display().to_string();
     let mut check = Spec::tool(&resolved(config), Vec::new());
     check.argv.extend(args.iter().cloned());

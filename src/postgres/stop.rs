@@ -64,14 +64,16 @@ fn send(postmaster: &Postmaster, signal: Signal, config: &PostgresConfig) -> Res
 }
 
 async fn escalate(postmaster: &Postmaster, mode: StopMode, config: &PostgresConfig) -> Result<(), Error> {
-    if mode == StopMode::Fast {
+    // A process that is stopped by a signal would not hear SIGQUIT.
+    let frozen = process::living(&config.data_dir).is_some_and(|now| now.frozen);
+    if mode == StopMode::Fast && !frozen {
         log::warn!("PostgreSQL did not stop in time: stopping it immediately");
         send(postmaster, Signal::QUIT, config)?;
         if postmaster.exited_within(QUIT_LIMIT).await {
             return Ok(());
         }
     }
-    log::warn!("PostgreSQL did not stop immediately either: killing it");
+    log::warn!("PostgreSQL (process {}) does not stop: killing it", postmaster.pid());
     send(postmaster, Signal::KILL, config)?;
     if postmaster.exited_within(GONE_LIMIT).await {
         return Ok(());

@@ -1,5 +1,6 @@
 //! Short work beside the jobs: checkpoint, slots, reload.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -9,7 +10,7 @@ use super::error::Error;
 use super::plan::{standing_of_running, Plan, Standing};
 use super::process::{self, Postmaster};
 use super::worker::{self, describe, Limits, Link};
-use super::Shared;
+use super::{lock, Shared};
 use crate::config::types::PostgresConfig;
 use crate::ha::action::Task;
 
@@ -97,9 +98,15 @@ async fn reload(shared: &Shared) -> Result<(), Error> {
     postmaster.signal(Signal::HUP).map_err(Error::file("signal", &config.data_dir))
 }
 
-/// Runs file work beside the main loop.
+/// Runs file work beside the main loop. One piece at a time: work that was begun goes on when its job is cancelled, and the next job
+/// must find it finished.
 pub(crate) async fn off_loop<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
+    static ORDER: Mutex<()> = Mutex::new(());
+    let in_order = move || {
+        let _turn = lock(&ORDER);
+        work()
+    };
+    match tokio::task::spawn_blocking(in_order).await {
         Ok(result) => result,
         Err(_) => Err(Error::Cancelled),
     }
