@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::args::Values;
 use super::error::Error;
-use crate::config::types::{EtcdConfig, Secret};
+use crate::config::types::{EtcdConfig, PgUser, Secret};
+use crate::config;
 
 /// What all commands need.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Settings {
     pub etcd: Option<EtcdConfig>,
     /// User and password for the REST API.
     pub auth: Option<(String, Secret)>,
+    /// PostgreSQL's superuser, if the file is an agent's: the default user of `query`.
+    pub superuser: Option<PgUser>,
 }
 
 /// Environment variables of the process.
@@ -60,8 +63,12 @@ pub fn load(global: &Values, env: &Env) -> Result<Settings, Error> {
     Ok(settings)
 }
 
-fn from_file(_path: Option<&Path>, _env: &Env) -> Result<Settings, Error> {
-    Ok(Settings { namespace: "/service".to_owned(), ..Settings::default() })
+fn from_file(path: Option<&Path>, env: &Env) -> Result<Settings, Error> {
+    let found = config::load_ctl(path, env).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Error::Config(lines.join("\n"))
+    })?;
+    Ok(Settings { scope: found.scope, namespace: found.namespace, etcd: found.etcd, auth: found.ctl.authentication, superuser: found.superuser })
 }
 
 /// `etcd3://HOST:PORT/NAMESPACE`; every part may be missing. Certificates and users of the file stay.
