@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::args::Values;
 use super::error::Error;
-use crate::config::types::{EtcdConfig, PgUser, Secret};
 use crate::config;
+use crate::config::types::{EtcdConfig, Secret};
 
 /// What all commands need.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +19,6 @@ pub struct Settings {
     pub etcd: Option<EtcdConfig>,
     /// User and password for the REST API.
     pub auth: Option<(String, Secret)>,
-    /// PostgreSQL's superuser, if the file is an agent's: the default user of `query`.
-    pub superuser: Option<PgUser>,
 }
 
 /// Environment variables of the process.
@@ -68,7 +66,7 @@ fn from_file(path: Option<&Path>, env: &Env) -> Result<Settings, Error> {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Error::Config(lines.join("\n"))
     })?;
-    Ok(Settings { scope: found.scope, namespace: found.namespace, etcd: found.etcd, auth: found.ctl.authentication, superuser: found.superuser })
+    Ok(Settings { scope: found.scope, namespace: found.namespace, etcd: found.etcd, auth: found.ctl.authentication })
 }
 
 /// `etcd3://HOST:PORT/NAMESPACE`; every part may be missing. Certificates and users of the file stay.
