@@ -135,6 +135,7 @@ fn problems(kind: Kind, value: &Value, mode: Mode) -> Vec<Problem> {
         }
         Kind::List => match as_list(value) {
             Some(_) => Vec::new(),
+            None if value.is_array() => error("must be a list of texts; one of them is something else".to_owned()),
             None => error(format!("must be a list of texts, not {}", type_name(value))),
         },
         Kind::Lines => line_problems(value),

@@ -74,7 +74,7 @@ pub fn load_ctl(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<C
         etcd,
         ctl: validate::ctl(root, authentication.clone(), cafile),
         restapi: RestAddress {
-            listen: rest.address("listen", Some(8008)),
+            listen: rest.text("listen").and_then(|text| validate::listen_address(&text).ok()),
             connect_address: rest.address("connect_address", Some(8008)),
             authentication,
             tls: rest.path("certfile").is_some(),

@@ -82,6 +82,11 @@ fn text(text: &str) -> String {
 }
 
 fn is_plain(text: &str) -> bool {
+    let word = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'/' | b'.'));
+    if word && text.len() > 5 && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/') {
+        // Most texts; no word of YAML is that long.
+        return true;
+    }
     let is_date = text.get(..5).is_some_and(|start| start[..4].bytes().all(|byte| byte.is_ascii_digit()) && start.ends_with('-'));
     if is_date || matches!(text, "y" | "Y" | "n" | "N" | "=" | "<<" | "") || text.contains('\n') {
         return false;

@@ -61,7 +61,7 @@ pub const KEYS: &[Key] = &[
     key("log.deduplicate_heartbeat_logs", Bool, "true", "Write an unchanged heartbeat line only once. Patroni's default is false; the fewer writes spare flash storage."),
 
     key("restapi", Section, "", "The REST API."),
-    key("restapi.listen", HostPort, "", "Address that the API is served on; `*` is every address."),
+    key("restapi.listen", Text, "", "Address that the API is served on; `*` is every address."),
     key("restapi.connect_address", HostPort, "`listen`", "Address that the other members reach it at."),
     key("restapi.authentication", Section, "", "Basic authentication for the unsafe methods."),
     key("restapi.authentication.username", Text, "", "User."),

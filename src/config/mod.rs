@@ -18,6 +18,7 @@ mod lines;
 pub mod parameters;
 mod read;
 pub mod report;
+mod scalar;
 pub mod tags;
 pub mod types;
 pub mod units;

@@ -199,9 +199,7 @@ fn bad_data_dir(path: &Path) -> Option<&'static str> {
     let Ok(mut entries) = std::fs::read_dir(path) else {
         return Some(if path.is_dir() { "cannot be read" } else { "is not a directory" });
     };
-    if entries.next().is_none() {
-        return None;
-    }
+    let _first = entries.next()?;
     if !path.join("PG_VERSION").exists() {
         return Some("doesn't look like a valid data directory: it is not empty and has no PG_VERSION");
     }

@@ -9,7 +9,7 @@ use super::lines::dotted;
 use super::read::{options, Reader};
 use super::tags;
 use super::types::{BootstrapConfig, Config, CtlConfig, EtcdConfig, HostPort, LogConfig, PostgresStatic, RestConfig};
-use super::units::{as_text, host_port, hosts_and_port};
+use super::units::{as_list, as_text, host_port, hosts_and_port};
 use super::{Diagnostic, Severity};
 use crate::ha::config::WatchdogMode;
 
@@ -101,13 +101,10 @@ impl Build<'_> {
     fn restapi(&mut self) -> RestConfig {
         let rest = self.root.section("restapi");
         let nowhere = HostPort { host: String::new(), port: 0 };
-        let listen = match self.required("restapi.listen").map(|text| host_port(&text, None)) {
+        let listen = match self.required("restapi.listen").map(|text| listen_address(&text)) {
             Some(Ok(listen)) => Some(listen),
             Some(Err(why)) => {
-                // What is wrong with the rest of it the check has said; it does not know that the port must be written.
-                if rest.address("listen", Some(1)).is_some() {
-                    self.say(Severity::Error, "restapi.listen", why);
-                }
+                self.say(Severity::Error, "restapi.listen", why);
                 None
             }
             None => None,
@@ -240,13 +237,18 @@ impl Build<'_> {
 
     fn bootstrap(&mut self) -> BootstrapConfig {
         let section = self.root.section("bootstrap");
-        let method = section.text("method").unwrap_or_else(|| "initdb".to_owned());
+        let mut method = section.text("method").unwrap_or_else(|| "initdb".to_owned());
         let custom = if method == "initdb" { Map::new() } else { section.map(&method).cloned().unwrap_or_default() };
-        if method != "initdb" && Reader(Some(&custom)).text("command").is_none() {
-            self.say(Severity::Error, &format!("bootstrap.{method}.command"), "missing: bootstrap.method names this section");
-        }
-        if let Some(None) = Reader(Some(&custom)).text("command").map(|text| super::check::split_command(&text)) {
-            self.say(Severity::Error, &format!("bootstrap.{method}.command"), "is not a command line: a quote is not closed");
+        match Reader(Some(&custom)).text("command").map(|text| super::check::split_command(&text)) {
+            Some(Some(_)) => {}
+            Some(None) => self.say(Severity::Error, &format!("bootstrap.{method}.command"), "is not a command line: a quote is not closed"),
+            None if method == "initdb" => {}
+            None => {
+                // Patroni does the same; such files are in the field, and matter only until the cluster exists.
+                let message = format!("the section {method} has no command: initdb makes the cluster");
+                self.say(Severity::Warning, "bootstrap.method", message);
+                "initdb".clone_into(&mut method);
+            }
         }
         let mut refused = Vec::new();
         let initdb = options(section.get("initdb"), &INITDB_NOT_ALLOWED, &mut refused);
@@ -287,6 +289,14 @@ impl Build<'_> {
             }
         }
     }
+}
+
+/// `restapi.listen`; `:8008` is every address, like `*:8008`.
+pub(crate) fn listen_address(text: &str) -> Result<HostPort, &'static str> {
+    if text.starts_with(':') && !text.starts_with("::") {
+        return host_port(&format!("*{text}"), None);
+    }
+    host_port(text, None)
 }
 
 /// `~/pgpass-NAME`. Patroni takes `~/pgpass`; with the name two members on one box do not overwrite each other's passwords. Without a
@@ -353,7 +363,9 @@ pub(crate) fn etcd(section: Reader<'_>) -> (EtcdConfig, Option<(&'static str, St
             }
         }
     }
-    if endpoints.is_empty() && problem.is_none() {
+    // A wrong type has been reported with its key.
+    let is_given = ["host", "hosts"].iter().any(|key| section.get(key).is_some_and(|value| as_list(value).is_none()));
+    if endpoints.is_empty() && problem.is_none() && !is_given {
         let has_srv = ["srv", "srv_domain", "discovery_srv"].iter().any(|key| section.get(key).is_some());
         let why = if has_srv {
             "DNS discovery is not in this build yet; list the endpoints under `hosts`"
