@@ -6,7 +6,7 @@ use mastiff::ha::action::StoreRequest;
 use mastiff::ha::input::{DcsFailure, StoreOutcome};
 use mastiff::ha::types::{LeaseId, Lsn, MemberName, Millis, Revision, SystemId, Timeline};
 use mastiff::ha::view::{
-    ClusterStatus, ClusterView, FailoverRequest, HistoryEntry, Initialize, LeaderEntry, Member, SyncState, Tags, Versioned,
+    ClusterStatus, ClusterView, FailoverRequest, HistoryEntry, Initialize, LeaderEntry, Member, Tags, Versioned,
 };
 use serde_json::Value;
 
@@ -276,12 +276,6 @@ impl Store {
         self.view = ClusterView::default();
         self.initialize_lease = None;
         self.leases.clear();
-    }
-
-    /// `/sync`, for scenarios that need one.
-    pub fn set_sync(&mut self, value: SyncState) {
-        let revision = self.bump();
-        self.view.sync = Some(Versioned { revision, value });
     }
 }
 

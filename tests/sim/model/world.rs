@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use mastiff::ha::action::{Action, StoreRequest};
 use mastiff::ha::input::Input;
-use mastiff::ha::types::{Instant, JobId, LeaseId, RequestId};
+use mastiff::ha::types::{Instant, JobId, RequestId};
 
 use super::client::Clients;
 use super::network::Network;
@@ -357,10 +357,5 @@ impl World {
     /// Whether a deliberately broken rule is in force.
     pub fn is_mutated(&self, mutation: Mutation) -> bool {
         self.options.mutation == Some(mutation)
-    }
-
-    /// World time at which a lease ends, by the store's truth.
-    pub fn lease_ends(&self, lease: LeaseId) -> Option<u64> {
-        self.store.leases.get(&lease.0).map(|lease| lease.expires)
     }
 }
