@@ -8,4 +8,8 @@ pub mod ha;
 pub mod http;
 pub mod log;
 pub mod metrics;
+pub mod notify;
 pub mod postgres;
+pub mod shell;
+pub mod signals;
+pub mod tools;

@@ -36,19 +36,18 @@ impl Metrics {
     /// All zero.
     #[must_use]
     pub const fn new() -> Metrics {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
         Metrics {
-            loop_last_ms: ZERO,
-            loop_max_ms: ZERO,
-            loops: ZERO,
-            store_last_ms: ZERO,
-            store_max_ms: ZERO,
-            store_calls: ZERO,
-            store_failures: ZERO,
-            http_requests: ZERO,
-            http_refused: ZERO,
-            http_evicted: ZERO,
-            http_accept_errors: ZERO,
+            loop_last_ms: AtomicU64::new(0),
+            loop_max_ms: AtomicU64::new(0),
+            loops: AtomicU64::new(0),
+            store_last_ms: AtomicU64::new(0),
+            store_max_ms: AtomicU64::new(0),
+            store_calls: AtomicU64::new(0),
+            store_failures: AtomicU64::new(0),
+            http_requests: AtomicU64::new(0),
+            http_refused: AtomicU64::new(0),
+            http_evicted: AtomicU64::new(0),
+            http_accept_errors: AtomicU64::new(0),
         }
     }
 

@@ -7,6 +7,7 @@
 mod connect;
 mod fault;
 mod lease;
+mod remove;
 mod tls;
 mod watch;
 mod write;
@@ -17,10 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Client, GetOptions, ResponseHeader};
-use tokio::time::{timeout, timeout_at, Instant};
+use tokio::time::{sleep, timeout, timeout_at, Instant};
 
 use self::connect::{Connector, Purpose};
-use self::fault::{judge, Fault};
+use self::fault::{judge, Fault, CONNECT};
 use self::lease::Keeper;
 use super::documents::{self, Entry};
 use super::keys::{Key, Keys};
@@ -31,6 +32,9 @@ use crate::ha::action::StoreRequest;
 use crate::ha::input::{DcsFailure, StoreOutcome};
 use crate::ha::types::{LeaseId, MemberName, Revision};
 use crate::ha::view::ClusterStatus;
+
+/// Between two questions to servers that have no leader.
+const ELECTION_PAUSE: Duration = Duration::from_millis(100);
 
 /// One scope in etcd. Cheap to clone; all clones share the connection.
 #[derive(Clone)]
@@ -117,7 +121,8 @@ impl EtcdStore {
     pub async fn call(&self, request: StoreRequest, deadline: Duration) -> StoreOutcome {
         // The attempts end a little earlier, so that the one that hangs is the one that is blamed.
         let end = Instant::now() + deadline.saturating_sub((deadline / 10).min(Duration::from_millis(50)));
-        match timeout(deadline, self.inner.dispatch(request, end)).await {
+        // Boxed, as are the parts below: the futures of gRPC calls are large, and the caller's should not be.
+        match timeout(deadline, Box::pin(self.inner.dispatch(request, end))).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(Fault::LeaseGone)) => StoreOutcome::LeaseGone,
             Ok(Err(fault)) => StoreOutcome::Failed(fault.into_failure()),
@@ -128,7 +133,7 @@ impl EtcdStore {
     /// Wakes the loop: sends `()` whenever a key changed that it should look at, and after each time the watch was interrupted. Runs for ever
     /// and reconnects with back-off. A full channel is a loop that is awake already.
     pub async fn watch(&self, alarm: tokio::sync::mpsc::Sender<()>) {
-        watch::run(&self.inner, &alarm).await;
+        Box::pin(watch::run(&self.inner, &alarm)).await;
     }
 }
 
@@ -148,7 +153,7 @@ impl Inner {
             StoreRequest::RenewLease { lease: Some(lease), .. } => self.renew(lease, end).await,
             write => {
                 let _turn = self.writing.lock().await;
-                self.write(write, end).await
+                Box::pin(self.write(write, end)).await
             }
         }
     }
@@ -220,6 +225,11 @@ impl Inner {
                 Fault::LeaseGone | Fault::Refused(_) => return Err(fault),
                 Fault::Stale(_) if relogin => relogin = false,
                 Fault::Stale(_) => return Err(fault),
+                // The servers are there and elect: that takes a second or two, and none of them is worse than the others.
+                Fault::Electing { unsure: more, .. } => {
+                    unsure |= more;
+                    sleep(ELECTION_PAUSE.min(share(end, 2))).await;
+                }
                 Fault::Unsent(_) | Fault::Unknown(_) => {
                     unsure |= matches!(fault, Fault::Unknown(_));
                     left -= 1;
@@ -237,7 +247,7 @@ impl Inner {
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut underway = Underway { inner: self, generation: link.generation, armed: true };
-        let fault = match timeout(slice, call(link.clone())).await {
+        let fault = match timeout(slice, Box::pin(call(link.clone()))).await {
             Ok(Ok(value)) => {
                 underway.armed = false;
                 return Ok(value);
@@ -248,9 +258,11 @@ impl Inner {
         match &fault {
             Fault::Refused(_) | Fault::LeaseGone => underway.armed = false,
             Fault::Stale(failure) => log::info!("{failure}; logging in again"),
-            Fault::Unsent(failure) | Fault::Unknown(failure) => {
+            Fault::Electing { failure, .. } | Fault::Unsent(failure) | Fault::Unknown(failure) => {
                 match failure {
-                    DcsFailure::Timeout => log::warn!("etcd {}: {operation}: no answer within {} ms; closing the connection", link.url, slice.as_millis()),
+                    DcsFailure::Timeout => {
+                        log::warn!("etcd {}: {operation}: no answer within {} ms; closing the connection", link.url, slice.as_millis())
+                    }
                     failure => log::warn!("{failure}; closing the connection"),
                 }
                 self.connector.failed(&link.url);
@@ -268,7 +280,7 @@ impl Inner {
             return Ok(link);
         }
         let url = self.connector.url(0);
-        let result = timeout(slice, self.open_and_prove(&url)).await.unwrap_or(Err(Fault::Unsent(DcsFailure::Timeout)));
+        let result = timeout(slice, Box::pin(self.open_and_prove(&url))).await.unwrap_or(Err(Fault::Unsent(DcsFailure::Timeout)));
         let client = match result {
             Ok(client) => client,
             Err(fault) => {
@@ -288,11 +300,12 @@ impl Inner {
     async fn open_and_prove(&self, url: &str) -> Result<Client, Fault> {
         let unsent = |fault| match fault {
             Fault::Unknown(failure) => Fault::Unsent(failure),
+            Fault::Electing { failure, .. } => Fault::Electing { failure, unsure: false },
             fault => fault,
         };
         let mut client = self.connector.open(url, Purpose::Calls).await.map_err(unsent)?;
         let options = GetOptions::new().with_count_only();
-        let response = client.get(self.key(Key::Leader), Some(options)).await.map_err(|error| unsent(judge(url, "connect", &error)))?;
+        let response = client.get(self.key(Key::Leader), Some(options)).await.map_err(|error| unsent(judge(url, CONNECT, &error)))?;
         self.saw(response.header());
         Ok(client)
     }

@@ -129,7 +129,8 @@ mod tests {
         ] {
             assert_eq!(keys.classify(&keys.path(key)), Some(key));
         }
-        for foreign in ["/service/demo", "/service/demo2/leader", "/service/demo/0/leader", "/service/demo/members/", "/service/demo/members/a/b"]
+        for foreign in
+            ["/service/demo", "/service/demo2/leader", "/service/demo/0/leader", "/service/demo/members/", "/service/demo/members/a/b"]
         {
             assert_eq!(keys.classify(foreign), None, "{foreign}");
         }

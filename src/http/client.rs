@@ -106,13 +106,16 @@ async fn exchange(target: &Target<'_>, url: &str, request: hyper::Request<Full<B
         }
     };
     let (mut talk, mut connection) = (pin!(talk), pin!(connection));
-    let mut connected = true;
+    let mut ended = None;
     loop {
-        // The connection's task may end first; what it has read is still to be collected.
+        // The connection may end first; what it has read is still to be collected, and if that is nothing, its error says why.
         tokio::select! {
             biased;
-            result = &mut talk => return result,
-            _ = &mut connection, if connected => connected = false,
+            result = &mut talk => return match (result, ended) {
+                (Err(Error::Exchange { source, .. }), Some(Err(cause))) if source.is_canceled() => Err(broken(cause)),
+                (result, _) => result,
+            },
+            end = &mut connection, if ended.is_none() => ended = Some(end),
         }
     }
 }

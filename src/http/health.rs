@@ -89,13 +89,16 @@ fn by_path(path: &str, facts: &Facts<'_>, view: &View<'_>) -> (bool, bool) {
     if has("health") {
         return (facts.status.state == "running", true);
     }
+    // Who is synchronous stands in the store: without it, neither "synchronous" nor "asynchronous" is known.
+    if view.cluster().is_none() {
+        return (false, true);
+    }
     let sync = facts.status.sync == Some("sync_standby");
     let quorum = facts.status.sync == Some("quorum_standby");
     let good = match path {
         "/sync" | "/synchronous" => facts.replica && sync,
         "/quorum" => facts.replica && quorum,
-        // Who is synchronous stands in the store: without it, "asynchronous" is not known either.
-        "/async" | "/asynchronous" => facts.replica && !sync && !quorum && view.cluster().is_some(),
+        "/async" | "/asynchronous" => facts.replica && !sync && !quorum,
         "/read-only-quorum" => writable || facts.replica && quorum,
         "/read-only-sync" | "/read-only-synchronous" => writable || facts.replica && sync,
         _ => false,
@@ -137,9 +140,8 @@ pub fn readiness(query: &[(String, String)], view: &View<'_>) -> bool {
     }
     let own = if parse::param(query, "mode") == Some("write") { status.received() } else { status.replayed() };
     let ahead = leader_position(view).max(status.received());
-    let most = parse::param(query, "lag").and_then(|lag| parse::with_unit(lag, "B")).map_or_else(
-        || i128::from(snapshot.config.maximum_lag_on_failover),
-        i128::from,
-    );
+    let most = parse::param(query, "lag")
+        .and_then(|lag| parse::with_unit(lag, "B"))
+        .map_or_else(|| i128::from(snapshot.config.maximum_lag_on_failover), i128::from);
     i128::from(own.lag_bytes(ahead)) <= most
 }

@@ -251,7 +251,9 @@ mod tests {
         assert_eq!(schedule("2026-11-20 23:23:00.5 +0200"), Ok(WallTime(1_795_209_780_500)));
         assert_eq!(schedule("2026-11-20T21:23Z"), Ok(WallTime(1_795_209_780_000)));
         assert_eq!(schedule("2099-01-01T00:00:00"), Err(ScheduleError::NoZone));
-        for text in ["soon", "", "2026-13-01T00:00:00Z", "2026-11-20T25:00:00Z", "éééééééééééé", "2026-11-20T21:23:00+99:99", "2026-11-20T::Z"] {
+        for text in
+            ["soon", "", "2026-13-01T00:00:00Z", "2026-11-20T25:00:00Z", "éééééééééééé", "2026-11-20T21:23:00+99:99", "2026-11-20T::Z"]
+        {
             assert_eq!(schedule(text), Err(ScheduleError::Unreadable), "{text}");
         }
         assert_eq!(isoformat(WallTime(1_795_209_780_500)), "2026-11-20T21:23:00.500000+00:00");

@@ -267,9 +267,7 @@ fn read(page: Page, path: &str, query: &[(String, String)], view: &View<'_>) -> 
             Some(config) => Response::json(200, &config.value),
             None => Response::error_page(502),
         },
-        Page::Metrics => {
-            Response { code: 200, reason: None, kind: Kind::Plain, body: metrics::render(view).into() }
-        }
+        Page::Metrics => Response { code: 200, reason: None, kind: Kind::Plain, body: metrics::render(view).into() },
         Page::Failsafe => match view.last_cluster().and_then(|cluster| cluster.failsafe.as_ref()) {
             Some(map) => {
                 let map: Map<String, Value> = map.iter().map(|(name, url)| (name.0.clone(), Value::from(url.as_str()))).collect();

@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::header::{HeaderValue, AGE, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, SERVER, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -36,6 +36,10 @@ use super::{Error, Operator, Request};
 
 /// Longest head and longest body of a request, bytes each.
 const REQUEST_BYTES: usize = 64 * 1024;
+/// Longest body that is read to its end only to be refused.
+const DISCARDED_BYTES: u64 = 1024 * 1024;
+/// How long more of it is waited for.
+const LINGER: Duration = Duration::from_millis(300);
 /// Commands that may wait for the main loop at a time: their slots are missing for health checks.
 const COMMANDS: usize = 4;
 /// Between the answer to `POST /reload` and the reload: tools read the server's load time after the answer and wait for it to change.
@@ -87,12 +91,7 @@ impl Drop for Server {
 }
 
 /// Starts the server. Fails at once if it cannot listen; everything later is its own affair.
-pub fn spawn(
-    config: &RestConfig,
-    identity: Identity,
-    published: Arc<Published>,
-    commands: mpsc::Sender<Request>,
-) -> Result<Server, Error> {
+pub fn spawn(config: &RestConfig, identity: Identity, published: Arc<Published>, commands: mpsc::Sender<Request>) -> Result<Server, Error> {
     if config.tls.is_some() {
         return Err(Error::TlsNotBuilt);
     }
@@ -100,12 +99,8 @@ pub fn spawn(
     let address = listener.local_addr().map_err(Error::Thread)?;
     let settings = Arc::new(Mutex::new(Arc::new(Settings::new(config, &identity))));
     let stop = Arc::new(Notify::new());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .max_blocking_threads(1)
-        .build()
-        .map_err(Error::Thread)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build().map_err(Error::Thread)?;
     let shared = Shared { identity: identity.clone(), published, commands, settings: Arc::clone(&settings) };
     let stopped = Arc::clone(&stop);
     let thread = std::thread::Builder::new()
@@ -211,6 +206,8 @@ async fn admit(stream: TcpStream, peer: IpAddr, context: Rc<Context>) {
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(REQUEST_BYTES)
+        // As Patroni writes them: scripts search the text.
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     tokio::select! {
         biased;
@@ -252,15 +249,16 @@ async fn respond(
     let mut bytes = Bytes::new();
     if let Route::Unsafe(_) = routes::route(method, routes::split(target).0) {
         let members = members(current);
-        if let Some(refusal) = settings.check_address(connection.peer, members).await {
-            return refusal;
-        }
-        if let Some(refusal) = settings.check_password(head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)) {
-            return refusal;
-        }
-        bytes = match Limited::new(body, REQUEST_BYTES).collect().await {
-            Ok(collected) => collected.to_bytes(),
-            Err(error) => return Response::error_page(if error.is::<LengthLimitError>() { 413 } else { 400 }),
+        let given = head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let refusal = match settings.check_address(connection.peer, members).await {
+            None => settings.check_password(given),
+            refusal => refusal,
+        };
+        let body = read_body(body, if refusal.is_some() { 0 } else { REQUEST_BYTES }).await;
+        bytes = match (refusal, body) {
+            (Some(refusal), _) => return refusal,
+            (None, Ok(body)) => body.into(),
+            (None, Err(code)) => return Response::error_page(code),
         };
     }
     let question = Question { method, target, has_length, body: &bytes };
@@ -268,6 +266,36 @@ async fn respond(
         Routed::Done(response) => response,
         Routed::Ask(command) => ask(command, current, context, connection).await,
         Routed::Reload => reload(context),
+    }
+}
+
+/// The body, if it is not longer than `limit`; else the code of the error page.
+///
+/// A longer one is still read for a while: closing with unread bytes would reset the connection and the client would never see the answer.
+async fn read_body(mut body: Incoming, limit: usize) -> Result<Vec<u8>, u16> {
+    if body.size_hint().lower() > DISCARDED_BYTES {
+        return Err(413);
+    }
+    let mut kept = Vec::new();
+    let mut read = 0;
+    loop {
+        let patience = if read > limit { LINGER } else { READING };
+        let code = if read > limit { 413 } else { 400 };
+        let Ok(frame) = tokio::time::timeout(patience, body.frame()).await else { return Err(code) };
+        let Some(frame) = frame else { break };
+        let Ok(data) = frame.map_err(|_| code)?.into_data() else { continue };
+        read += data.len();
+        if read as u64 > DISCARDED_BYTES {
+            return Err(413);
+        }
+        if read <= limit {
+            kept.extend_from_slice(&data);
+        }
+    }
+    if read > limit {
+        Err(413)
+    } else {
+        Ok(kept)
     }
 }
 

@@ -25,6 +25,8 @@ const WAITING_PER_PEER: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A request that is not there after this gives way to others.
 const SLOW: Duration = Duration::from_millis(500);
+/// A kept connection without a request for this long gives way. (One that is busy ends with its next answer, see `should_close`.)
+const PAUSE: Duration = Duration::from_millis(100);
 /// Time for a whole request: from the connection, or from the previous answer's end plus what the client may idle.
 pub(super) const READING: Duration = Duration::from_secs(5);
 /// How long a connection may stay without a request.
@@ -75,7 +77,7 @@ impl Connection {
 
     /// Others wait for a slot: this connection should end with its answer.
     pub(super) fn should_close(&self) -> bool {
-        self.pool.waiting.borrow().len() > 0
+        !self.pool.waiting.borrow().is_empty()
     }
 
     /// Returns when the connection must end: deadline or eviction.
@@ -96,9 +98,10 @@ impl Connection {
     }
 
     fn gives_way(&self, now: Instant) -> bool {
+        let quiet = now.duration_since(self.since.get());
         match self.phase.get() {
-            Phase::Idle => true,
-            Phase::Reading => now.duration_since(self.since.get()) >= SLOW,
+            Phase::Idle => quiet >= PAUSE,
+            Phase::Reading => quiet >= SLOW,
             Phase::Serving | Phase::Evicted => false,
         }
     }
@@ -218,5 +221,80 @@ impl Pool {
             connection.phase.set(Phase::Evicted);
             connection.evict.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{Pool, Slot, READING, SLOTS, SLOTS_PER_PEER, WAITING_PER_PEER};
+
+    fn peer(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    fn run<T>(future: impl std::future::Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    /// A client that never sends anything, until it is told to go.
+    async fn silent(slot: Slot) {
+        slot.0.expires().await;
+    }
+
+    #[test]
+    fn one_address_cannot_have_all() {
+        run(async {
+            let pool = Pool::network();
+            let mut held = Vec::new();
+            for _ in 0..SLOTS_PER_PEER {
+                held.push(pool.enter(peer(1)).await.unwrap());
+            }
+            assert!(pool.take(peer(1)).is_none());
+            assert!(pool.take(peer(2)).is_some());
+            held.pop();
+            assert!(pool.enter(peer(1)).await.is_some());
+        });
+    }
+
+    #[test]
+    fn the_line_is_short() {
+        run(async {
+            let pool = Pool::network();
+            let _lines: Vec<_> = (0..WAITING_PER_PEER).map(|_| pool.line_up(peer(1)).unwrap()).collect();
+            assert!(pool.line_up(peer(1)).is_none());
+            assert!(pool.line_up(peer(2)).is_some());
+        });
+    }
+
+    #[test]
+    fn slow_connections_give_way_and_busy_ones_do_not() {
+        run(async {
+            let pool = Pool::local();
+            let busy = pool.enter(peer(1)).await.unwrap();
+            busy.0.begin(Duration::from_secs(60));
+            let mut quiet = Vec::new();
+            for _ in 1..SLOTS {
+                quiet.push(pool.enter(peer(1)).await.unwrap());
+            }
+            let victim = quiet.remove(0);
+            let begun = Instant::now();
+            let (slot, ()) = tokio::join!(pool.enter(peer(2)), silent(victim));
+            assert!(slot.is_some() && begun.elapsed() < Duration::from_secs(2));
+            assert!(!busy.0.should_close());
+        });
+    }
+
+    #[test]
+    fn a_connection_without_a_request_ends() {
+        run(async {
+            let begun = Instant::now();
+            silent(Pool::network().enter(peer(1)).await.unwrap()).await;
+            assert!(begun.elapsed() >= READING && begun.elapsed() < READING + Duration::from_secs(1));
+        });
     }
 }

@@ -510,6 +510,22 @@ pub fn restore_backups(config: &PostgresConfig, parameters: &Parameters) -> Resu
     Ok(())
 }
 
+/// Creates the directories that the server and the agent need outside of the data directory: those of `unix_socket_directories` and the
+/// password file's. Inside the data directory nothing is created: it may still have to be empty.
+///
+/// # Errors
+/// The first directory that cannot be created.
+pub fn ensure_directories(config: &PostgresConfig, parameters: &Parameters) -> Result<(), Error> {
+    let sockets = parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("unix_socket_directories")).map(|(_, value)| value);
+    let sockets = sockets.into_iter().flat_map(|value| value.split(',')).map(|directory| Path::new(directory.trim()));
+    for directory in sockets.chain(config.pgpass.parent()) {
+        if directory.is_absolute() && !directory.starts_with(&config.data_dir) {
+            files::ensure_directory(directory)?;
+        }
+    }
+    Ok(())
+}
+
 /// Appends `bootstrap.pg_hba` to what `initdb` made, unless `postgresql.pg_hba` replaces the file anyway. Repeating it adds nothing.
 ///
 /// # Errors
@@ -526,3 +542,6 @@ pub fn append_hba(config: &PostgresConfig, parameters: &Parameters, lines: &[Str
     }
     Ok(())
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -72,6 +72,44 @@ const DEFAULTS: [(&str, &str); 8] = [
     ("sslnegotiation", "postgres"),
 ];
 
+/// Keywords that a WAL receiver shows beside the ones above.
+const SHOWN: [&str; 27] = [
+    "client_encoding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssdelegation",
+    "gsslib",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "oauth_client_id",
+    "oauth_issuer",
+    "options",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "service",
+    "servicefile",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcertmode",
+    "sslkeylogfile",
+    "sslsni",
+    "tcp_user_timeout",
+];
+
+/// `keyword=rest`, if the text begins with a keyword of libpq.
+fn shown_keyword(text: &str) -> Option<(&str, &str)> {
+    let (name, rest) = text.split_once('=')?;
+    let known = KEYWORDS.iter().any(|(keyword, _)| *keyword == name) || SHOWN.contains(&name);
+    known.then_some((name, rest))
+}
+
 /// Connection parameters by libpq's names.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Conninfo {
@@ -80,8 +118,8 @@ pub struct Conninfo {
 
 impl fmt::Debug for Conninfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |name: &str| matches!(name, "password" | "sslpassword");
-        f.debug_map().entries(self.values.iter().map(|(name, value)| (name, if shown(name) { "***" } else { value }))).finish()
+        let secret = |name: &str| matches!(name, "password" | "sslpassword");
+        f.debug_map().entries(self.values.iter().map(|(name, value)| (name, if secret(name) { "***" } else { value }))).finish()
     }
 }
 
@@ -96,6 +134,22 @@ impl Conninfo {
         } else {
             parse_keywords(text)
         }
+    }
+
+    /// Reads what `pg_stat_wal_receiver` shows. It looks like a connection string, but values are not quoted there: one ends only
+    /// where the next keyword of libpq begins.
+    #[must_use]
+    pub fn parse_shown(text: &str) -> Conninfo {
+        let mut conninfo = Conninfo::default();
+        let mut rest = text.trim_start();
+        while let Some((name, after)) = shown_keyword(rest) {
+            let end =
+                after.match_indices(' ').map(|(at, _)| at).find(|at| after.get(at + 1..).is_some_and(|next| shown_keyword(next).is_some()));
+            let (value, next) = after.split_at_checked(end.unwrap_or(after.len())).unwrap_or((after, ""));
+            conninfo.set(name, value);
+            rest = next.trim_start_matches(' ');
+        }
+        conninfo
     }
 
     /// The value of a keyword.
@@ -192,13 +246,24 @@ impl Conninfo {
     }
 }
 
-/// Whether a running standby's connection string leads to the same place in the same way as the wanted one.
+/// Whether a running standby's connection string leads to the same place in the same way as the wanted one. `running` may be the
+/// parameter `primary_conninfo` or what `pg_stat_wal_receiver` shows.
 #[must_use]
 pub fn same(running: &str, wanted: &str) -> bool {
-    match (Conninfo::parse(running), Conninfo::parse(wanted)) {
-        (Ok(running), Ok(wanted)) => running.normalised() == wanted.normalised(),
-        _ => false,
-    }
+    let Ok(wanted) = Conninfo::parse(wanted) else { return false };
+    readings(running).any(|running| running.normalised() == wanted.normalised())
+}
+
+/// Whether a running standby's connection string leads to the given upstream's host and port.
+#[must_use]
+pub fn points_to(running: &str, conn_url: &str) -> bool {
+    let Some(wanted) = member(conn_url).ok().and_then(|conninfo| conninfo.endpoint()) else { return false };
+    readings(running).any(|running| running.endpoint().as_ref() == Some(&wanted))
+}
+
+/// The two ways to read what a server says of its connection.
+fn readings(text: &str) -> impl Iterator<Item = Conninfo> {
+    Conninfo::parse(text).ok().into_iter().chain(std::iter::once(Conninfo::parse_shown(text)))
 }
 
 /// Backslashes as Patroni writes them: before quotes, backslashes and blanks. An empty value needs quotes, or libpq would take the
@@ -459,3 +524,6 @@ pub fn local(config: &PostgresConfig, user: &PgUser, replication: bool) -> Conni
     conninfo.set_user(user);
     conninfo
 }
+
+#[cfg(test)]
+mod tests;

@@ -359,3 +359,201 @@ fn crc32c(bytes: &[u8]) -> u32 {
     }
     !crc
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{crc32c, parse, parse_text, ControlFile, Error, WalLevel};
+    use crate::ha::types::{Lsn, SystemId, Timeline};
+    use crate::ha::view::ControlState;
+
+    /// The first 512 bytes of files that real servers wrote: after a clean stop, and of a standby that was killed.
+    macro_rules! fixture {
+        ($name:literal) => {
+            include_bytes!(concat!("../../tests/pgdata/control/", $name, ".bin")).as_slice()
+        };
+    }
+
+    /// What a server said in SQL (`pg_control_system()` and its siblings).
+    struct Said {
+        major: i32,
+        identifier: u64,
+        catalog: u32,
+        control: u32,
+        checksums: u32,
+        checkpoint: &'static str,
+    }
+
+    fn check(bytes: &[u8], standby: &[u8], said: &Said) {
+        let Said { major, identifier, catalog, control, checksums, checkpoint } = *said;
+        let file = parse(bytes).unwrap();
+        assert_eq!(file.data.system_id, SystemId(identifier));
+        assert_eq!((file.data.state, file.data.timeline), (ControlState::ShutDown, Timeline(1)));
+        assert_eq!((file.data.min_recovery_end, file.data.min_recovery_timeline), (Lsn(0), Timeline(0)));
+        let settings = file.settings;
+        assert_eq!((settings.catalog_version, settings.control_version), (catalog, control));
+        assert_eq!(settings.max_connections, 100 + major);
+        assert_eq!(settings.max_worker_processes, major - 4);
+        assert_eq!(settings.max_wal_senders, major - 6);
+        assert_eq!(settings.max_prepared_transactions, major - 10);
+        assert_eq!(settings.max_locks_per_transaction, major + 60);
+        assert!(settings.track_commit_timestamp);
+        assert_eq!(settings.wal_log_hints, major != 14);
+        assert_eq!(settings.data_checksum_version, checksums);
+        assert!(file.data.can_rewind);
+        assert_eq!(settings.wal_level, if major == 16 { WalLevel::Logical } else { WalLevel::Replica });
+        assert_eq!(settings.wal_segment_size, 16 * 1024 * 1024);
+        assert_eq!(settings.previous_timeline, Timeline(1));
+
+        let standby = parse(standby).unwrap();
+        assert_eq!(standby.data.state, ControlState::InArchiveRecovery);
+        assert_eq!(Some(standby.data.checkpoint), Lsn::parse(checkpoint));
+        assert_eq!(Some(standby.settings.redo), Lsn::parse(checkpoint));
+        assert_eq!(Some(standby.data.min_recovery_end), Lsn::parse(checkpoint));
+        assert_eq!(standby.data.min_recovery_timeline, Timeline(1));
+        assert_eq!(standby.data.system_id, SystemId(identifier));
+    }
+
+    #[test]
+    fn all_supported_versions() {
+        let said = Said {
+            major: 13,
+            identifier: 7_710_535_451_907_750_329,
+            catalog: 202_007_201,
+            control: 1300,
+            checksums: 0,
+            checkpoint: "0/15C4AC8",
+        };
+        check(fixture!("13-shut-down"), fixture!("13-in-archive-recovery"), &said);
+        let said = Said {
+            major: 14,
+            identifier: 7_710_535_456_413_620_783,
+            catalog: 202_107_181,
+            control: 1300,
+            checksums: 1,
+            checkpoint: "0/19432F0",
+        };
+        check(fixture!("14-shut-down"), fixture!("14-in-archive-recovery"), &said);
+        let said = Said {
+            major: 15,
+            identifier: 7_710_535_461_587_299_041,
+            catalog: 202_209_061,
+            control: 1300,
+            checksums: 0,
+            checkpoint: "0/1500868",
+        };
+        check(fixture!("15-shut-down"), fixture!("15-in-archive-recovery"), &said);
+        let said = Said {
+            major: 16,
+            identifier: 7_710_535_466_118_204_275,
+            catalog: 202_307_071,
+            control: 1300,
+            checksums: 1,
+            checkpoint: "0/1721100",
+        };
+        check(fixture!("16-shut-down"), fixture!("16-in-archive-recovery"), &said);
+        let said = Said {
+            major: 17,
+            identifier: 7_710_535_471_915_600_944,
+            catalog: 202_406_281,
+            control: 1700,
+            checksums: 1,
+            checkpoint: "0/1721A20",
+        };
+        check(fixture!("17-shut-down"), fixture!("17-in-archive-recovery"), &said);
+        let said = Said {
+            major: 18,
+            identifier: 7_710_535_478_907_456_780,
+            catalog: 202_506_291,
+            control: 1800,
+            checksums: 1,
+            checkpoint: "0/174B3D0",
+        };
+        check(fixture!("18-shut-down"), fixture!("18-in-archive-recovery"), &said);
+    }
+
+    #[test]
+    fn the_text_of_pg_controldata_says_the_same() {
+        let text = |text: &str| -> ControlFile { parse_text(text).unwrap() };
+        let stopped = text(include_str!("../../tests/pgdata/control/15-shut-down.txt"));
+        assert_eq!(stopped, parse(fixture!("15-shut-down")).unwrap());
+        let standby = text(include_str!("../../tests/pgdata/control/15-in-archive-recovery.txt"));
+        assert_eq!(standby, parse(fixture!("15-in-archive-recovery")).unwrap());
+    }
+
+    #[test]
+    fn text_cut_anywhere_is_an_error_or_a_value() {
+        let text = include_str!("../../tests/pgdata/control/15-shut-down.txt");
+        for end in 0..text.len() {
+            let _ = parse_text(&text[..end]);
+        }
+        assert!(matches!(parse_text(""), Err(Error::Text(_))));
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        for (bytes, crc_end) in [(fixture!("15-shut-down"), 292), (fixture!("17-shut-down"), 292), (fixture!("18-shut-down"), 296)] {
+            for end in 0..crc_end {
+                assert!(parse(&bytes[..end]).is_err(), "{end} bytes");
+            }
+            assert!(parse(&bytes[..crc_end]).is_ok());
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        for (bytes, crc_end) in [(fixture!("15-shut-down"), 292), (fixture!("18-in-archive-recovery"), 296)] {
+            for bit in 0..crc_end * 8 {
+                let mut damaged = bytes.to_vec();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(parse(&damaged).is_err(), "bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn odd_bytes_never_panic() {
+        let mut seed = 0x9E37_79B9_7F4A_7C15_u64;
+        for length in 0..600 {
+            let mut bytes: Vec<u8> = (0..length)
+                .map(|_| {
+                    seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    (seed >> 33) as u8
+                })
+                .collect();
+            assert!(parse(&bytes).is_err());
+            if length > 12 {
+                bytes[8..12].copy_from_slice(&1800u32.to_le_bytes());
+                assert!(parse(&bytes).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_versions_ask_for_the_tool() {
+        let mut bytes = fixture!("18-shut-down").to_vec();
+        bytes[8..12].copy_from_slice(&1900u32.to_le_bytes());
+        let error = parse(&bytes).unwrap_err();
+        assert!(matches!(error, Error::UnknownVersion(1900)) && error.ask_pg_controldata());
+        assert!(parse(&[]).unwrap_err().to_string().contains("ends after 0 bytes"));
+    }
+
+    #[test]
+    fn unknown_state_is_named() {
+        let mut bytes = fixture!("15-shut-down").to_vec();
+        bytes[16] = 9;
+        let crc = crc32c(&bytes[..288]);
+        bytes[288..292].copy_from_slice(&crc.to_le_bytes());
+        assert!(matches!(parse(&bytes), Err(Error::UnknownState(9))));
+    }
+
+    #[test]
+    fn crc32c_check_value() {
+        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = super::read(std::path::Path::new("/nonexistent")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/global/pg_control"));
+    }
+}

@@ -250,13 +250,16 @@ pub fn parse_backup_label(text: &str) -> Option<BackupLabel> {
 #[must_use]
 pub fn file_mode(data_dir: &Path) -> u32 {
     match std::fs::metadata(data_dir) {
-        Ok(metadata) if metadata.mode() & 0o050 == 0o050 => 0o640,
+        Ok(metadata) if metadata.mode() & 0o077 == 0o050 => 0o640,
         _ => 0o600,
     }
 }
 
 /// Writes a file so that after a crash it is the old or the new one as a whole: a temporary file beside it, fsync, rename, fsync
 /// of the directory. A file with the same content is left alone. Returns whether it was written.
+///
+/// Where the directory admits no new file, or the path is a mount point of its own (both are seen in containers), the file is
+/// written in place.
 ///
 /// # Errors
 /// Operation and path are in the error.
@@ -266,13 +269,29 @@ pub fn write_atomic(path: &Path, content: &[u8], mode: u32) -> Result<bool, Erro
     }
     let temporary = temporary_name(path);
     let result = write_new(&temporary, content, mode).and_then(|()| std::fs::rename(&temporary, path).on("rename", path));
-    if result.is_err() {
+    if let Err(error) = result {
         // Best effort: the error that counts is the first one.
         let _ = std::fs::remove_file(&temporary);
+        let denied = matches!(
+            error.source.kind(),
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::ResourceBusy | ErrorKind::CrossesDevices
+        );
+        if !denied || !path.is_file() {
+            return Err(error);
+        }
+        write_in_place(path, content, mode)?;
+        return Ok(true);
     }
-    result?;
     sync_directory_of(path)?;
     Ok(true)
+}
+
+fn write_in_place(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+    let mut file = std::fs::OpenOptions::new().write(true).truncate(true).open(path).on("open", path)?;
+    // The mode is a matter of the owner, who may be somebody else here.
+    let _ = file.set_permissions(std::fs::Permissions::from_mode(mode));
+    file.write_all(content).on("write", path)?;
+    file.sync_all().on("sync", path)
 }
 
 fn same(path: &Path, content: &[u8], mode: u32) -> bool {
@@ -337,3 +356,14 @@ pub fn read_text(path: &Path) -> Result<Option<String>, Error> {
         Err(source) => Err(Error { operation: "read", path: path.to_owned(), source }),
     }
 }
+
+/// Makes sure that a directory exists, with its parents.
+///
+/// # Errors
+/// It cannot be created, or something else has its name.
+pub fn ensure_directory(path: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(path).on("create the directory", path)
+}
+
+#[cfg(test)]
+mod tests;

@@ -64,8 +64,10 @@ const SINCE: [(u32, &[&str]); 5] = [
         &[
             "client_connection_check_interval",
             "compute_query_id",
+            "debug_discard_caches",
             "default_toast_compression",
             "enable_async_append",
+            "enable_memoize",
             "huge_page_size",
             "idle_session_timeout",
             "log_recovery_conflict_waits",
@@ -82,7 +84,6 @@ const SINCE: [(u32, &[&str]); 5] = [
         15,
         &[
             "archive_library",
-            "debug_discard_caches",
             "log_startup_progress_interval",
             "recovery_prefetch",
             "recursive_worktable_factor",
@@ -95,9 +96,11 @@ const SINCE: [(u32, &[&str]); 5] = [
         &[
             "createrole_self_grant",
             "debug_io_direct",
+            "debug_logical_replication_streaming",
             "debug_parallel_query",
             "enable_presorted_aggregate",
             "gss_accept_delegation",
+            "icu_validation_level",
             "max_parallel_apply_workers_per_subscription",
             "reserved_connections",
             "scram_iterations",
@@ -159,7 +162,7 @@ const SINCE: [(u32, &[&str]); 5] = [
 const GONE_IN: [(u32, &[&str]); 4] = [
     (14, &["operator_precedence_warning", "vacuum_cleanup_index_scale_factor"]),
     (15, &["stats_temp_directory"]),
-    (16, &["vacuum_defer_cleanup_age"]),
+    (16, &["force_parallel_mode", "vacuum_defer_cleanup_age"]),
     (17, &["db_user_namespace", "old_snapshot_threshold", "trace_recovery_messages"]),
 ];
 
@@ -295,13 +298,12 @@ pub fn parse_describe_config(text: &str) -> BTreeSet<String> {
 /// Whether `postgresql.conf` accepts a parameter although `--describe-config` does not list it (developer options, old names).
 fn is_unlisted(lower: &str) -> bool {
     const PREFIXES: [&str; 5] = ["debug_", "ignore_", "jit_", "send_abort_", "trace_"];
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 12] = [
         "allow_in_place_tablespaces",
         "allow_system_table_mods",
         "application_name",
         "backtrace_functions",
         "force_parallel_mode",
-        "logical_replication_mode",
         "post_auth_delay",
         "pre_auth_delay",
         "remove_temp_files_after_crash",
@@ -332,3 +334,6 @@ pub fn drop_unknown(parameters: &mut Parameters, known: &BTreeSet<String>) -> Ve
     }
     unknown
 }
+
+#[cfg(test)]
+mod tests;

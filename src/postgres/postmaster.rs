@@ -185,3 +185,98 @@ fn is_postgres(pid: i32) -> bool {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     is_child_title(&title) || matches!(name.trim_end(), "postgres" | "postmaster")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{occupant, parse, parse_stat, processes_in, start_ticks, Occupant, Status};
+    use std::path::{Path, PathBuf};
+
+    const READY: &str = "27952\n/data/d\n1795248489\n55999\n/run/pg\n10.0.0.1\n 10608683        54\nready   \n";
+
+    #[test]
+    fn a_ready_server() {
+        let file = parse(READY).unwrap();
+        assert_eq!((file.pid, file.standalone, file.started_at), (27952, false, 1_795_248_489));
+        assert_eq!(file.data_dir, PathBuf::from("/data/d"));
+        assert_eq!((file.port, file.socket_dir.as_deref()), (Some(55999), Some(Path::new("/run/pg"))));
+        assert_eq!((file.listen_address.as_deref(), file.status), (Some("10.0.0.1"), Some(Status::Ready)));
+    }
+
+    #[test]
+    fn other_states_and_missing_parts() {
+        for (word, status) in [("starting", Status::Starting), ("stopping", Status::Stopping), ("standby ", Status::Standby)] {
+            assert_eq!(parse(&READY.replace("ready   ", word)).unwrap().status, Some(status));
+        }
+        let file = parse("12\n/d\n99\n5432\n\n\n").unwrap();
+        assert_eq!((file.port, file.socket_dir, file.listen_address, file.status), (Some(5432), None, None, None));
+    }
+
+    #[test]
+    fn a_single_user_server_has_a_negative_number() {
+        let file = parse("-77\n/d\n99\n").unwrap();
+        assert_eq!((file.pid, file.standalone), (77, true));
+    }
+
+    #[test]
+    fn nonsense_is_nothing() {
+        for text in ["", "\n", "x\n/d\n1\n", "0\n/d\n1\n", "1\n/d\n1\n", "-2147483648\n/d\n1\n", "12\n/d\n", "12\n/d\nx\n"] {
+            assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_in_the_making_does_not_count() {
+        for end in 0..READY.len() {
+            if let Some(file) = parse(&READY[..end]) {
+                assert_eq!((file.pid, file.started_at), (27952, 1_795_248_489), "{end} bytes");
+                assert!(file.port.is_none() || file.port == Some(55999), "{end} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn stat_with_an_odd_name() {
+        let stat = parse_stat("42 (a b) c) S 1 42 42 0 -1 4194304 1 0 0 0 1 2 0 0 20 0 1 0 123456 1000 10\n").unwrap();
+        assert_eq!((stat.zombie, stat.start_ticks), (false, 123_456));
+        assert!(parse_stat("42 (x) Z 1 42 42 0 -1 4194304 1 0 0 0 1 2 0 0 20 0 1 0 1 0 0").unwrap().zombie);
+        for text in ["", ")", "1 (a) S", "1 (a) S 1 2 3"] {
+            assert_eq!(parse_stat(text), None);
+        }
+    }
+
+    #[test]
+    fn occupants() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(occupant(dir.path()).unwrap(), Occupant::Nobody);
+        let pid_file = dir.path().join("postmaster.pid");
+        // A number that no process has.
+        std::fs::write(&pid_file, "999999999\n/d\n1\n").unwrap();
+        assert_eq!(occupant(dir.path()).unwrap(), Occupant::Nobody);
+        // A process that is not a postmaster of this directory: this test, and a child elsewhere.
+        std::fs::write(&pid_file, format!("{}\n/d\n1\n", std::process::id())).unwrap();
+        assert!(matches!(occupant(dir.path()).unwrap(), Occupant::Stranger(_)));
+        let mut child = std::process::Command::new("sleep").arg("60").current_dir("/").spawn().unwrap();
+        std::fs::write(&pid_file, format!("{}\n/d\n1\n", child.id())).unwrap();
+        let found = occupant(dir.path()).unwrap();
+        let ticks = start_ticks(i32::try_from(child.id()).unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(found, Occupant::Stranger(_)));
+        assert!(ticks.is_some());
+        assert_eq!(occupant(dir.path()).unwrap(), Occupant::Nobody);
+    }
+
+    #[test]
+    fn a_process_in_the_directory_is_its_postmaster() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").current_dir(dir.path()).spawn().unwrap();
+        std::fs::write(dir.path().join("postmaster.pid"), format!("{}\n/d\n1\n", child.id())).unwrap();
+        let found = occupant(dir.path()).unwrap();
+        let processes = processes_in(dir.path());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(found, Occupant::Postmaster(_)));
+        // But it is no server process.
+        assert!(processes.is_empty());
+    }
+}

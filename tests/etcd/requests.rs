@@ -16,19 +16,24 @@ async fn initialize_and_config() {
     let cluster = Cluster::start(1).await;
     let (a, b) = (store(&cluster.urls(), "a"), store(&cluster.urls(), "b"));
     let empty = read(&a).await;
-    assert_eq!(ClusterView { revision: Revision(0), read_at: empty.read_at, ..ClusterView::default() }, ClusterView { revision: Revision(0), ..empty });
+    assert_eq!(
+        ClusterView { revision: Revision(0), read_at: empty.read_at, ..ClusterView::default() },
+        ClusterView { revision: Revision(0), ..empty }
+    );
 
-    done(&a, StoreRequest::ClaimInitialize).await;
-    conflict(&b, StoreRequest::ClaimInitialize).await;
-    conflict(&a, StoreRequest::ClaimInitialize).await;
+    let (ours, theirs) = (grant(&a, 30).await, grant(&b, 30).await);
+    done(&a, StoreRequest::ClaimInitialize { lease: ours }).await;
+    conflict(&b, StoreRequest::ClaimInitialize { lease: theirs }).await;
+    // Asked again because the answer was lost: it is ours.
+    done(&a, StoreRequest::ClaimInitialize { lease: ours }).await;
     assert_eq!(read(&b).await.initialize, Some(Initialize::InProgress));
     done(&a, StoreRequest::CancelInitialize).await;
     done(&a, StoreRequest::CancelInitialize).await;
     assert_eq!(read(&b).await.initialize, None);
-    done(&a, StoreRequest::ClaimInitialize).await;
-    done(&a, StoreRequest::SetInitialize { id: SystemId(7), create: false }).await;
+    done(&a, StoreRequest::ClaimInitialize { lease: ours }).await;
+    done(&a, StoreRequest::SetInitialize { id: SystemId(7) }).await;
     conflict(&a, StoreRequest::CancelInitialize).await;
-    conflict(&b, StoreRequest::SetInitialize { id: SystemId(8), create: true }).await;
+    conflict(&b, StoreRequest::SetInitialize { id: SystemId(8) }).await;
     assert_eq!(read(&b).await.system_id(), Some(SystemId(7)));
 
     done(&a, StoreRequest::PutConfig { value: json!({"ttl": 30, "loop_wait": 10}), expect: None }).await;
@@ -124,7 +129,10 @@ async fn leases_end() {
     let lease = grant(&a, 30).await;
     for _ in 0..3 {
         let outcome = renew(&a, lease, LONG).await;
-        assert!(matches!(outcome, StoreOutcome::Lease { lease: same, ttl } if same == lease && ttl == Millis::from_secs(30)), "{outcome:?}");
+        assert!(
+            matches!(outcome, StoreOutcome::Lease { lease: same, ttl } if same == lease && ttl == Millis::from_secs(30)),
+            "{outcome:?}"
+        );
     }
     done(&a, StoreRequest::PutMember { value: json!({}), lease }).await;
     done(&a, StoreRequest::Acquire { lease }).await;
@@ -142,4 +150,12 @@ async fn leases_end() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(read(&a).await.leader, None);
     assert!(matches!(renew(&a, short, LONG).await, StoreOutcome::LeaseGone));
+}
+
+#[tokio::test]
+async fn futures_are_small() {
+    let a = store(&["http://127.0.0.1:1"], "a");
+    assert!(std::mem::size_of_val(&a.call(StoreRequest::Read, LONG)) < 1024);
+    let (alarm, _) = tokio::sync::mpsc::channel(1);
+    assert!(std::mem::size_of_val(&a.watch(alarm)) < 1024);
 }

@@ -97,7 +97,7 @@ async fn certificates() {
     };
     let a = store_with(&tls("ours-ca.crt", Some("ours")), "a");
     eventually(|| async { matches!(a.call(StoreRequest::Read, Duration::from_secs(1)).await, StoreOutcome::View(_)) }).await;
-    done(&a, StoreRequest::ClaimInitialize).await;
+    done(&a, StoreRequest::ClaimInitialize { lease: mastiff::ha::types::LeaseId(0) }).await;
 
     for (config, word) in [
         (tls("theirs-ca.crt", Some("ours")), "etcd3.cacert is not the CA of this server"),

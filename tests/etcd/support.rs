@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -42,6 +42,18 @@ impl Etcd {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
+        // The threads stop one after the other.
+        while signal == Signal::STOP && !self.all_threads_stopped() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn all_threads_stopped(&self) -> bool {
+        let tasks = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        std::fs::read_dir(tasks).unwrap().all(|task| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+        })
     }
 
     pub fn start(&mut self) {
@@ -73,7 +85,8 @@ impl Drop for Etcd {
 /// Some servers that form one cluster.
 pub struct Cluster {
     pub members: Vec<Etcd>,
-    pub dir: tempfile::TempDir,
+    /// Removed after the servers.
+    _dir: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -115,7 +128,7 @@ impl Cluster {
             etcd.start();
             members.push(etcd);
         }
-        Cluster { members, dir }
+        Cluster { members, _dir: dir }
     }
 
     /// Waits until every member answers.
@@ -128,10 +141,6 @@ impl Cluster {
 
     pub fn urls(&self) -> Vec<&str> {
         self.members.iter().map(|member| member.url.as_str()).collect()
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
     }
 
     /// A plain client for what the store does not do.

@@ -55,7 +55,7 @@ async fn what_wakes_the_loop() {
         StoreRequest::Acquire { lease: lease_b },
         StoreRequest::PutConfig { value: json!({}), expect: None },
         StoreRequest::PutFailover { value: None, expect: None },
-        StoreRequest::SetInitialize { id: SystemId(1), create: true },
+        StoreRequest::SetInitialize { id: SystemId(1) },
         StoreRequest::Release { optime: None, proof: proof() },
     ] {
         done(&b, request).await;

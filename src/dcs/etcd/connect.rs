@@ -6,7 +6,7 @@ use std::time::Duration;
 use etcd_client::{Client, ConnectOptions, Error as ClientError};
 use hyper::Uri;
 
-use super::fault::{judge, Fault};
+use super::fault::{judge, Fault, CONNECT};
 use super::tls::Tls;
 use crate::config::types::{EtcdConfig, Secret};
 use crate::dcs::Error;
@@ -137,12 +137,12 @@ impl Connector {
             options
         };
         let Some((user, password)) = &self.user else {
-            return Client::connect([url], Some(options)).await.map_err(|error| judge(url, "connect", &error));
+            return Client::connect([url], Some(options)).await.map_err(|error| judge(url, CONNECT, &error));
         };
         match Client::connect([url], Some(options.clone().with_user(user, &password.0))).await {
             // A user is configured, but the store does not ask for one (yet).
             Err(ClientError::GRpcStatus(status)) if status.message().contains("authentication is not enabled") => {
-                Client::connect([url], Some(options)).await.map_err(|error| judge(url, "connect", &error))
+                Client::connect([url], Some(options)).await.map_err(|error| judge(url, CONNECT, &error))
             }
             result => result.map_err(|error| judge(url, "log in", &error)),
         }

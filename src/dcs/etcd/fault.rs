@@ -17,6 +17,13 @@ pub(super) enum Fault {
     Stale(DcsFailure),
     /// The request never reached the store.
     Unsent(DcsFailure),
+    /// The servers are there, but elect a leader: soon over.
+    Electing {
+        /// In etcd's words.
+        failure: DcsFailure,
+        /// They had one when the request came, so it may have been applied.
+        unsure: bool,
+    },
     /// It may or may not have been applied.
     Unknown(DcsFailure),
 }
@@ -25,7 +32,11 @@ impl Fault {
     /// For the log.
     pub(super) fn text(&self) -> String {
         match self {
-            Fault::Refused(failure) | Fault::Stale(failure) | Fault::Unsent(failure) | Fault::Unknown(failure) => failure.to_string(),
+            Fault::Refused(failure)
+            | Fault::Stale(failure)
+            | Fault::Unsent(failure)
+            | Fault::Electing { failure, .. }
+            | Fault::Unknown(failure) => failure.to_string(),
             Fault::LeaseGone => "the lease does not exist any more".to_owned(),
         }
     }
@@ -33,7 +44,11 @@ impl Fault {
     /// The failure for the core.
     pub(super) fn into_failure(self) -> DcsFailure {
         match self {
-            Fault::Refused(failure) | Fault::Stale(failure) | Fault::Unsent(failure) | Fault::Unknown(failure) => failure,
+            Fault::Refused(failure)
+            | Fault::Stale(failure)
+            | Fault::Unsent(failure)
+            | Fault::Electing { failure, .. }
+            | Fault::Unknown(failure) => failure,
             Fault::LeaseGone => DcsFailure::Error(self.text()),
         }
     }
@@ -43,6 +58,9 @@ impl Fault {
 pub(super) fn fate_unknown(operation: &str) -> Fault {
     Fault::Unknown(DcsFailure::Error(format!("etcd: {operation}: an answer was lost; it may have been applied")))
 }
+
+/// Opening a connection, as an operation.
+pub(super) const CONNECT: &str = "connect";
 
 /// gRPC status codes (<https://grpc.github.io/grpc/core/md_doc_statuscodes.html>).
 mod code {
@@ -64,7 +82,9 @@ pub(super) fn judge(url: &str, operation: &str, error: &Error) -> Fault {
     let Error::GRpcStatus(status) = error else {
         return match error {
             Error::LeaseKeepAliveError(text) if text == "lease not found" => Fault::LeaseGone,
-            Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => Fault::Refused(DcsFailure::Error(say(&error.to_string()))),
+            Error::InvalidArgs(_) | Error::InvalidUri(_) | Error::InvalidMetadataValue(_) => {
+                Fault::Refused(DcsFailure::Error(say(&error.to_string())))
+            }
             Error::TransportError(_) => Fault::Unsent(DcsFailure::Unavailable(say(&with_causes("cannot connect", error)))),
             _ => Fault::Unknown(DcsFailure::Unavailable(say(&error.to_string()))),
         };
@@ -87,9 +107,18 @@ pub(super) fn judge(url: &str, operation: &str, error: &Error) -> Fault {
         | code::OUT_OF_RANGE
         | code::UNIMPLEMENTED => Fault::Refused(DcsFailure::Error(say(message))),
         code::DEADLINE_EXCEEDED => Fault::Unknown(DcsFailure::Timeout),
-        code::UNAVAILABLE if message.contains("no leader") => Fault::Unsent(DcsFailure::Unavailable(say(message))),
+        code::UNAVAILABLE if message.contains("no leader") || message.contains("leader changed") => {
+            Fault::Electing { failure: DcsFailure::Unavailable(say(message)), unsure: message.contains("leader changed") }
+        }
         code::UNAVAILABLE if never_connected(status) => Fault::Unsent(DcsFailure::Unavailable(say(&with_causes(message, status)))),
-        _ => Fault::Unknown(DcsFailure::Unavailable(say(&with_causes(message, status)))),
+        _ => {
+            let mut text = with_causes(message, status);
+            // In TLS 1.3 the server judges the client's certificate after the handshake; often only its hanging up arrives here.
+            if url.starts_with("https://") && operation == CONNECT && !text.contains("ertificate") {
+                text.push_str(" (does the server want a client certificate, or another one than etcd3.cert?)");
+            }
+            Fault::Unknown(DcsFailure::Unavailable(say(&text)))
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The watch: an alarm clock, never a source of truth. Whatever it misses, the loop finds at its next read.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, Event, WatchOptions, WatchStream};
@@ -33,8 +32,8 @@ pub(super) async fn run(inner: &Inner, alarm: &Sender<()>) {
                 backoff = BACKOFF.0;
                 // What changed while nobody watched is found by a look.
                 let _ = alarm.try_send(());
-                let reason = follow(inner, client, stream, alarm).await;
-                log::info!("etcd {url}: the watch ended: {reason}");
+                let reason = follow(inner, &url, client, stream, alarm).await;
+                log::info!("the watch ended: {reason}");
                 let _ = alarm.try_send(());
             }
             Err(reason) => log::debug!("etcd {url}: cannot watch: {reason}"),
@@ -50,10 +49,10 @@ pub(super) async fn run(inner: &Inner, alarm: &Sender<()>) {
 async fn open(inner: &Inner, url: &str) -> Result<(Client, WatchStream), String> {
     let late = |_| "no answer in time".to_owned();
     let opened = timeout(STEP, inner.connector.open(url, Purpose::Watch)).await.map_err(late)?;
-    let mut client = opened.map_err(|fault| fault.into_failure().to_string())?;
+    let mut client = opened.map_err(|fault| fault.text())?;
     let options = WatchOptions::new().with_prefix().with_prev_key();
     let watch = timeout(STEP, client.watch(inner.keys.prefix(), Some(options))).await.map_err(late)?;
-    let words = |error| judge(url, "watch", &error).into_failure().to_string();
+    let words = |error| judge(url, "watch", &error).text();
     let mut stream = watch.map_err(words)?;
     match timeout(STEP, stream.message()).await.map_err(late)? {
         Ok(Some(created)) if created.created() && !created.canceled() => Ok((client, stream)),
@@ -64,7 +63,7 @@ async fn open(inner: &Inner, url: &str) -> Result<(Client, WatchStream), String>
 }
 
 /// Passes on changes until the watch ends; says why it did.
-async fn follow(inner: &Inner, mut client: Client, mut stream: WatchStream, alarm: &Sender<()>) -> Arc<str> {
+async fn follow(inner: &Inner, url: &str, mut client: Client, mut stream: WatchStream, alarm: &Sender<()>) -> String {
     let mut discovery = Instant::now();
     loop {
         if inner.connector.learns() && Instant::now() >= discovery {
@@ -74,12 +73,12 @@ async fn follow(inner: &Inner, mut client: Client, mut stream: WatchStream, alar
         let message = match timeout(DISCOVERY, stream.message()).await {
             Err(_) => continue,
             Ok(Ok(Some(message))) => message,
-            Ok(Ok(None)) => return Arc::from("closed by the server"),
-            Ok(Err(error)) => return Arc::from(judge("", "watch", &error).into_failure().to_string()),
+            Ok(Ok(None)) => return format!("etcd {url}: closed by the server"),
+            Ok(Err(error)) => return judge(url, "watch", &error).text(),
         };
         if message.canceled() {
             // Compacted under a slow watch, or the permission is gone: begin again from now.
-            return Arc::from(format!("cancelled by the server {}", message.cancel_reason()));
+            return format!("etcd {url}: cancelled by the server {}", message.cancel_reason());
         }
         if message.events().iter().any(|event| matters(inner, event)) {
             let _ = alarm.try_send(());

@@ -92,7 +92,14 @@ impl Inner {
     }
 
     /// `then` if all of `when` holds, else a look at `key`.
-    async fn transact(&self, operation: &'static str, when: Vec<Compare>, then: Vec<TxnOp>, key: &str, end: Instant) -> Result<Settled, Fault> {
+    async fn transact(
+        &self,
+        operation: &'static str,
+        when: Vec<Compare>,
+        then: Vec<TxnOp>,
+        key: &str,
+        end: Instant,
+    ) -> Result<Settled, Fault> {
         let txn = Txn::new().when(when).and_then(then).or_else(vec![TxnOp::get(key, None)]);
         let call = |mut link: super::Link| {
             let txn = txn.clone();

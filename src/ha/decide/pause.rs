@@ -24,9 +24,13 @@ fn paused(decision: Decision) -> Decision {
 }
 
 fn with_key(facts: &Facts<'_>) -> Decision {
+    if !facts.memory.lock {
+        let repair = if facts.memory.lease.is_some() { LeaderKey::Repair } else { LeaderKey::Leave };
+        return paused(Decision::key(Verdict::RepairingKey, repair));
+    }
     match &facts.node.pg {
-        PgState::Running(running) if running.role == Role::Primary => paused(leader::decide(facts)),
-        _ if !facts.memory.lock => paused(leader::decide(facts)),
+        PgState::Running(running) if running.role == Role::Primary && facts.leads() => paused(leader::decide(facts)),
+        PgState::Running(running) if running.role == Role::Primary => paused(Decision::nothing(Verdict::WaitingForLease)),
         PgState::Starting { .. } | PgState::Unresponsive => paused(Decision::nothing(Verdict::Unresponsive)),
         _ => paused(Decision::key(Verdict::Releasing, LeaderKey::Release)),
     }

@@ -1,0 +1,213 @@
+//! The one table of keys: path, type, default, whether it is used, one sentence. Everything that asks "is this key known?" asks here.
+
+use super::docs::Kind::{Any, Bool, Command, HostPort, Lines, List, Map, Options, Path, Secret, Section, Text};
+use super::docs::{Key, Kind, Used};
+
+const MAX: i64 = i64::MAX;
+const STORE: Used = Used::No("this store is not supported, only etcd v3 is");
+const LATER: Used = Used::No("not in this build yet");
+const THREADS: Used = Used::No("there is no thread pool to size");
+const ROLE_VARIANT: Used = Used::No("role-specific settings are not in this build yet");
+
+const fn key(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Key {
+    Key { path, kind, default, used: Used::Yes, doc }
+}
+
+const fn off(path: &'static str, kind: Kind, default: &'static str, used: Used, doc: &'static str) -> Key {
+    Key { path, kind, default, used, doc }
+}
+
+const fn int(min: i64, max: i64) -> Kind {
+    Kind::Int { min, max, unit: "" }
+}
+
+const fn unit(min: i64, unit: &'static str) -> Kind {
+    Kind::Int { min, max: MAX, unit }
+}
+
+const fn words(words: &'static [&'static str]) -> Kind {
+    Kind::Words { words, fold: false }
+}
+
+const fn folded(words: &'static [&'static str]) -> Kind {
+    Kind::Words { words, fold: true }
+}
+
+const LEVELS: Kind = folded(&["DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"]);
+const SECONDS: Kind = unit(0, "s");
+
+/// All known keys, in the order of the reference.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    key("scope", Text, "", "Name of the cluster, the same on all members; also PostgreSQL's `cluster_name`."),
+    key("name", Text, "", "Name of this member, unique in its scope."),
+    key("namespace", Text, "/service", "Prefix of the keys in the store: `<namespace>/<scope>/`."),
+    off("thread_pool_size", int(5, MAX), "5", THREADS, "Threads of Patroni's executor."),
+    off("thread_stack_size", unit(65_536, "B"), "512kB", THREADS, "Stack of Patroni's threads."),
+
+    key("log", Section, "", "Logging."),
+    key("log.type", words(&["plain", "json"]), "plain", "Line format."),
+    key("log.level", LEVELS, "INFO", "Lowest level that is written."),
+    off("log.traceback_level", folded(&["DEBUG", "ERROR"]), "ERROR", Used::No("there are no tracebacks"), "Level from which tracebacks appear."),
+    key("log.format", Any, "%(asctime)s %(levelname)s: %(message)s", "Layout of a line: text, or a list of fields for json."),
+    key("log.dateformat", Text, "", "Time format (strftime)."),
+    key("log.static_fields", Map, "", "Constant fields added to json lines."),
+    key("log.max_queue_size", int(0, MAX), "1000", "Records held in memory between producer and writer."),
+    key("log.dir", Path, "", "Write to `<dir>/patroni.log` with rotation instead of stderr."),
+    key("log.mode", int(0, 511), "", "Permissions of the log file."),
+    key("log.file_num", int(0, MAX), "4", "Rotated files kept."),
+    key("log.file_size", unit(0, "B"), "25000000", "Size in bytes at which a file is rotated."),
+    key("log.loggers", Map, "", "Level for each module."),
+    key("log.deduplicate_heartbeat_logs", Bool, "true", "Write an unchanged heartbeat line only once. Patroni's default is false; the fewer writes spare flash storage."),
+
+    key("restapi", Section, "", "The REST API."),
+    key("restapi.listen", Text, "", "Address that the API is served on; `*` is every address."),
+    key("restapi.connect_address", HostPort, "`listen`", "Address that the other members reach it at."),
+    key("restapi.authentication", Section, "", "Basic authentication for the unsafe methods."),
+    key("restapi.authentication.username", Text, "", "User."),
+    key("restapi.authentication.password", Secret, "", "Password."),
+    key("restapi.certfile", Path, "", "Server certificate (PEM); without it the API is plain HTTP."),
+    key("restapi.keyfile", Path, "`certfile`", "Its key."),
+    key("restapi.keyfile_password", Secret, "", "Password of the key."),
+    key("restapi.cafile", Path, "", "CA for client certificates."),
+    off("restapi.ciphers", Text, "", Used::No("the TLS library chooses its suites"), "OpenSSL list of allowed suites."),
+    key("restapi.verify_client", words(&["none", "optional", "required"]), "none", "Whether clients need a certificate: for unsafe methods (optional) or always (required)."),
+    key("restapi.allowlist", List, "everybody", "Hosts, addresses and networks that may call the unsafe methods."),
+    key("restapi.allowlist_include_members", Bool, "false", "The members' addresses are allowed too."),
+    key("restapi.http_extra_headers", Map, "", "Headers added to every answer."),
+    key("restapi.https_extra_headers", Map, "", "Headers added over these where TLS is on."),
+    key("restapi.request_queue_size", int(0, 4096), "5", "Listen backlog."),
+    key("restapi.server_tokens", folded(&["Minimal", "ProductOnly", "Original"]), "Original", "What the `Server` header says."),
+    off("restapi.thread_pool_size", int(5, MAX), "5", THREADS, "Threads of Patroni's server."),
+
+    key("ctl", Section, "", "Credentials of the operator's command and of calls between members."),
+    key("ctl.authentication", Section, "`restapi.authentication`", "Basic authentication."),
+    key("ctl.authentication.username", Text, "", "User."),
+    key("ctl.authentication.password", Secret, "", "Password."),
+    key("ctl.insecure", Bool, "false", "Do not verify the server's certificate."),
+    key("ctl.cacert", Path, "`restapi.cafile`", "CA."),
+    key("ctl.certfile", Path, "", "Client certificate."),
+    key("ctl.keyfile", Path, "`certfile`", "Its key."),
+    key("ctl.keyfile_password", Secret, "", "Password of the key."),
+
+    key("etcd3", Section, "", "The store: etcd v3. `etcd` is read the same way and spoken to as v3."),
+    key("etcd3.host", Text, "", "One endpoint, `host:port`."),
+    key("etcd3.port", int(1, 65_535), "2379", "Port of endpoints that name none."),
+    key("etcd3.hosts", List, "", "Endpoints, a list or separated by commas."),
+    key("etcd3.url", Text, "", "One endpoint as URL, with user and password if wanted."),
+    key("etcd3.proxy", Text, "", "URL of a proxy: a fixed endpoint."),
+    off("etcd3.{srv,srv_domain,discovery_srv}", Text, "", Used::No("DNS discovery is not in this build yet; list the endpoints under `hosts`"), "Domain to discover endpoints in."),
+    off("etcd3.srv_suffix", Text, "", Used::No("DNS discovery is not in this build yet"), "Suffix of the SRV name."),
+    key("etcd3.use_proxies", Bool, "false", "The endpoints are a fixed list: no member discovery."),
+    key("etcd3.protocol", words(&["http", "https"]), "http", "Protocol of endpoints that are no URL."),
+    key("etcd3.username", Text, "", "User."),
+    key("etcd3.password", Secret, "", "Password."),
+    key("etcd3.cacert", Path, "", "CA certificate."),
+    key("etcd3.cert", Path, "", "Client certificate."),
+    key("etcd3.key", Path, "", "Its key."),
+    off("etcd3.version_prefix", Text, "", Used::No("gRPC has no path prefix"), "Path prefix of the JSON gateway."),
+
+    off("raft", Section, "", LATER, "The embedded store."),
+    off("raft.{self_addr,bind_addr}", HostPort, "", LATER, "Own address."),
+    off("raft.partner_addrs", List, "", LATER, "The other voters."),
+    off("raft.data_dir", Path, "", LATER, "Where the log is kept."),
+    off("raft.password", Secret, "", LATER, "Shared secret."),
+    off("raft.{min_timeout,max_timeout,connection_timeout,append_entries_period,connection_retry_time,leader_fallback_timeout}", Any, "", LATER, "Timing."),
+    off("{consul,zookeeper,exhibitor,kubernetes}", Map, "", STORE, "Another store."),
+    off("citus", Map, "", Used::No("Citus is not supported"), "Citus groups."),
+    off("vip", Any, "", LATER, "Virtual addresses that follow the lease."),
+
+    key("bootstrap", Section, "", "How a new cluster is made; not looked at once it exists."),
+    key("bootstrap.dcs", Section, "", "The first dynamic configuration."),
+    key("bootstrap.method", Text, "initdb", "Name of the section with a custom bootstrap command."),
+    key("bootstrap.initdb", Options, "", "Options of initdb."),
+    key("bootstrap.{post_bootstrap,post_init}", Command, "", "Run once after the cluster was made, with a connection string as last argument."),
+    key("bootstrap.pg_hba", Lines, "", "Lines of pg_hba.conf, where `postgresql.pg_hba` is not given."),
+    off("bootstrap.users", Map, "", Used::No("removed in Patroni 4.0; create users in `post_bootstrap`"), "Users to create."),
+
+    key("postgresql", Section, "", "This box's PostgreSQL."),
+    key("postgresql.listen", Text, "", "`listen_addresses` and port: `a,b:port`."),
+    key("postgresql.connect_address", HostPort, "`listen`", "Address that the other members and clients reach it at."),
+    key("postgresql.proxy_address", HostPort, "", "Address of a pooler in front of it."),
+    key("postgresql.data_dir", Path, "", "PGDATA."),
+    key("postgresql.config_dir", Path, "`data_dir`", "Where postgresql.conf is."),
+    key("postgresql.config_base_name", Text, "postgresql", "Base name of the configuration files."),
+    key("postgresql.bin_dir", Path, "`PATH`", "Where PostgreSQL's programs are."),
+    key("postgresql.bin_name", Section, "", "Renamed programs."),
+    key("postgresql.bin_name.{pg_ctl,initdb,pg_controldata,pg_basebackup,postgres,pg_isready,pg_rewind}", Text, "", "Name of this program."),
+    key("postgresql.pgpass", Path, "`~/pgpass-<name>`", "Password file that the agent writes."),
+    key("postgresql.authentication", Section, "", "The three users."),
+    key("postgresql.authentication.{superuser,replication,rewind}", Section, "", "One user."),
+    key("postgresql.authentication.{superuser,replication,rewind}.username", Text, "", "User."),
+    key("postgresql.authentication.{superuser,replication,rewind}.{password,sslpassword}", Secret, "", "Password of the user or of its key."),
+    key("postgresql.authentication.{superuser,replication,rewind}.{sslmode,sslkey,sslcert,sslrootcert,sslcrl,sslcrldir,sslnegotiation,gssencmode,channel_binding}", Text, "", "Connection option of libpq."),
+    key("postgresql.callbacks", Section, "", "Commands that are told of changes: `command action role scope`."),
+    key("postgresql.callbacks.{on_reload,on_restart,on_role_change,on_start,on_stop}", Command, "", "Called at this event."),
+    key("postgresql.{create_replica_methods,create_replica_method}", List, "basebackup", "Ways to make a replica, tried in order."),
+    key("postgresql.basebackup", Options, "", "Options of pg_basebackup."),
+    key("postgresql.recovery_conf", Map, "", "Recovery settings, for example `restore_command`."),
+    key("postgresql.custom_conf", Path, "", "Included instead of postgresql.base.conf."),
+    key("postgresql.parameters", Map, "", "Server parameters; those that must be equal on all members count only in the dynamic configuration."),
+    off("postgresql.{parameters_primary,parameters_replica,parameters_standby_leader}", Map, "", ROLE_VARIANT, "Server parameters for one role."),
+    key("postgresql.pg_hba", Lines, "", "Content of pg_hba.conf."),
+    key("postgresql.pg_ident", Lines, "", "Content of pg_ident.conf."),
+    off("postgresql.{pg_hba_primary,pg_hba_replica,pg_hba_standby_leader,pg_ident_primary,pg_ident_replica,pg_ident_standby_leader}", Lines, "", ROLE_VARIANT, "Content for one role."),
+    key("postgresql.pg_ctl_timeout", SECONDS, "60", "How long start, stop and restart may take."),
+    key("postgresql.use_pg_rewind", Bool, "false", "Rewind a former primary that has diverged."),
+    key("postgresql.rewind", Options, "", "Options of pg_rewind."),
+    key("postgresql.remove_data_directory_on_rewind_failure", Bool, "false", "A failed rewind ends in a fresh clone."),
+    key("postgresql.remove_data_directory_on_diverged_timelines", Bool, "false", "Diverged data without a usable rewind end in a fresh clone."),
+    key("postgresql.use_unix_socket", Bool, "false", "The agent's own connections go through the socket."),
+    key("postgresql.use_unix_socket_repl", Bool, "false", "Its replication connections too."),
+    key("postgresql.pre_promote", Command, "", "Run with the lock held before promotion; a failure gives the lock back."),
+    key("postgresql.before_stop", Command, "", "Run before PostgreSQL is stopped; its result does not matter."),
+    off("postgresql.use_slots", Bool, "true", Used::No("counts only in the dynamic configuration"), "Replication slots for members."),
+    key("postgresql.{name,database}", Text, "", "Old places: the member's name; the database of the agent's connections."),
+    key("postgresql.{superuser,replication}", Map, "", "Old place of `authentication`."),
+    off("postgresql.pg_rewind", Map, "", Used::No("write `authentication.rewind` and `use_pg_rewind`"), "Old place of the rewind user."),
+
+    key("watchdog", Section, "", "The hardware watchdog."),
+    key("watchdog.mode", Any, "automatic", "off, automatic (used when it works) or required (never lead without it)."),
+    off("watchdog.device", Path, "/dev/watchdog", LATER, "The device."),
+    off("watchdog.safety_margin", int(-1, MAX), "5", LATER, "Seconds by which it fires before the lease ends; -1: half of `ttl`."),
+    off("watchdog.driver", words(&["default", "testing"]), "default", LATER, "Kind of the device."),
+    off("watchdog.hw_timeout", Any, "automatic", LATER, "Timeout of the device."),
+
+    key("tags", Section, "", "What this member may do, and free labels."),
+    key("tags.nofailover", Any, "false", "Never becomes leader."),
+    key("tags.failover_priority", int(i64::MIN, MAX), "1", "Preference among equal candidates; 0 or less: never becomes leader."),
+    key("tags.nosync", Any, "false", "Never a synchronous standby."),
+    key("tags.sync_priority", int(i64::MIN, MAX), "1", "Preference for the synchronous role; 0 or less: never."),
+    key("tags.clonefrom", Any, "false", "Preferred source of base backups."),
+    key("tags.noloadbalance", Any, "false", "`/replica` answers 503."),
+    key("tags.replicatefrom", Text, "", "Cascade from this member."),
+    key("tags.nostream", Any, "false", "Archive recovery only, no streaming."),
+    key("tags.*", Any, "", "Published as written."),
+
+    key("dcs", Section, "", "Dynamic configuration."),
+    key("dcs.ttl", int(20, MAX), "30", "Length of the lease in seconds."),
+    key("dcs.loop_wait", int(1, MAX), "10", "Longest pause between two cycles in seconds."),
+    key("dcs.retry_timeout", int(3, MAX), "10", "Budget for retries against store and PostgreSQL in seconds; loop_wait + 2·retry_timeout ≤ ttl."),
+    off("dcs.primary_race_backoff", SECONDS, "0", LATER, "A standby waits this long while WAL from the primary still comes in."),
+    key("dcs.maximum_lag_on_failover", unit(0, "B"), "1048576", "A standby further behind cannot become leader."),
+    key("dcs.maximum_lag_on_syncnode", unit(-1, "B"), "-1", "A synchronous standby further behind is replaced; off if not above 0."),
+    key("dcs.max_timelines_history", int(0, MAX), "0", "Entries kept in `/history`; 0: all."),
+    key("dcs.check_timeline", Bool, "false", "A standby on an older timeline cannot become leader."),
+    key("dcs.{primary_start_timeout,master_start_timeout}", SECONDS, "300", "Time for a crashed primary to come back; 0: fail over at once."),
+    key("dcs.{primary_stop_timeout,master_stop_timeout}", SECONDS, "0", "In synchronous mode a stop that takes longer is finished by force; 0: off."),
+    key("dcs.synchronous_mode", Any, "off", "off, on or quorum."),
+    key("dcs.synchronous_mode_strict", Bool, "false", "Never fall back to asynchronous replication."),
+    key("dcs.synchronous_node_count", int(1, MAX), "1", "How many synchronous standbys."),
+    key("dcs.failsafe_mode", Bool, "false", "Keep leading through an outage of the store if every member agrees."),
+    key("dcs.pause", Bool, "false", "Maintenance mode."),
+    key("dcs.member_slots_ttl", SECONDS, "30min", "How long the slot of an absent member is kept."),
+    key("dcs.{slots,permanent_slots,permanent_replication_slots}", Map, "", "Slots that always exist."),
+    key("dcs.ignore_slots", Any, "", "Slots that are left alone."),
+    key("dcs.standby_cluster", Section, "", "This cluster follows a remote primary."),
+    key("dcs.standby_cluster.{host,primary_slot_name,restore_command,archive_cleanup_command,recovery_min_apply_delay}", Text, "", "The remote primary, or the archive."),
+    key("dcs.standby_cluster.port", Any, "", "Its port."),
+    key("dcs.standby_cluster.create_replica_methods", List, "", "Ways to make the first member."),
+    key("dcs.postgresql", Section, "", "As the local section, for all members; local settings win."),
+    key("dcs.postgresql.use_slots", Bool, "true", "Replication slots for members."),
+    off("dcs.postgresql.{connect_address,proxy_address,listen,config_dir,data_dir,pgpass,authentication}", Any, "", Used::No("it is local to each member"), "Not allowed here."),
+];

@@ -1,0 +1,10 @@
+//! The REST API against recordings of a real Patroni 4.1.5, and against clients that mean no good.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod abuse;
+mod bench;
+mod commands;
+mod golden;
+mod live;
+mod states;
+mod truth;

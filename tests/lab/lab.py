@@ -1,0 +1,154 @@
+"""Runs the scenarios: `lab.py [-k PATTERN] [--agent mastiff|patroni|mixed] [-j N] [FILE...]`.
+
+The closing line is `N passed, N failed` (skipped ones are named above it).
+"""
+import argparse
+import glob
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+
+import cluster
+import scenario
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def arguments():
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="tests/lab/run", description="real PostgreSQL, etcd and agents in network namespaces")
+    parser.add_argument("-k", default="", help="only scenarios whose name matches this regular expression")
+    parser.add_argument("--agent", choices=("mastiff", "patroni", "mixed"), default="mastiff")
+    parser.add_argument("-j", type=int, default=1, help="how many at a time")
+    parser.add_argument("-v", action="store_true", help="print every command with its time")
+    parser.add_argument("--list", help="a file with the scenarios to run, one a line: NAME [AGENT]")
+    parser.add_argument("--logs", help="directory to keep the logs of failed scenarios in")
+    parser.add_argument("--help-language", action="store_true", help="the commands of the scenario language")
+    parser.add_argument("files", nargs="*")
+    return parser.parse_args()
+
+
+def chosen(options):
+    """The parsed scenarios, in order of name."""
+    paths = options.files or sorted(glob.glob(os.path.join(HERE, "scenarios", "*.lab")))
+    if options.list:
+        with open(options.list) as file:
+            words = [line.split("#")[0].split() for line in file]
+        return [planned(os.path.join(HERE, "scenarios", f"{word[0]}.lab"), word[1] if word[1:] else options.agent) for word in words if word]
+    found = [planned(path, options.agent) for path in paths]
+    return [one for one in found if re.search(options.k, one.name)]
+
+
+def planned(path, agent):
+    """A parsed scenario that knows which agent it runs with."""
+    case = scenario.Scenario(path)
+    case.agent = agent
+    return case
+
+
+def one(case, options):
+    """Runs one scenario in this process; True when it held."""
+    began = cluster.now()
+    story = []
+
+    def say(text):
+        story.append(f"    {cluster.now() - began:7.2f}  {text}")
+        if options.v:
+            print(story[-1], flush=True)
+
+    run = scenario.Run(case, case.agent, say)
+    try:
+        run.execute()
+        took = cluster.now() - began
+        print(f"ok      {case.name:28} {case.agent:8} {took:6.1f}s  {', '.join(run.notes)}", flush=True)
+        return True
+    except BaseException as error:
+        took = cluster.now() - began
+        text = str(error) if isinstance(error, cluster.LabError) else "".join(traceback.format_exception(error))
+        lines = [f"FAILED  {case.name:28} {case.agent:8} {took:6.1f}s  {', '.join(run.notes)}", *story, text, run.tails()]
+        print("\n".join(lines), flush=True)
+        if options.logs and run.cluster:
+            keep(run, os.path.join(options.logs, case.name))
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return False
+    finally:
+        run.close()
+
+
+def keep(run, directory):
+    """Copies the logs of a failed scenario."""
+    os.makedirs(directory, exist_ok=True)
+    for name in os.listdir(run.cluster.dir):
+        if name.endswith((".log", ".err")):
+            with open(os.path.join(run.cluster.dir, name), "rb") as source, open(os.path.join(directory, name), "wb") as target:
+                target.write(source.read())
+
+
+def child(case, options):
+    """Runs a scenario in a process of its own (its own prefix); returns the pid."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+            code = 0 if one(case, options) else 1
+        except BaseException:
+            code = 130
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return pid
+
+
+def all_of(cases, options):
+    """Runs all, `-j` at a time; returns the names that failed."""
+    waiting, running, failed = list(cases), {}, []
+    try:
+        while waiting or running:
+            while waiting and len(running) < options.j:
+                case = waiting.pop(0)
+                running[child(case, options)] = case.name
+            pid, status = os.wait()
+            if pid in running:
+                name = running.pop(pid)
+                if status != 0:
+                    failed.append(name)
+    except BaseException:
+        for pid in running:
+            os.kill(pid, signal.SIGTERM)
+        for pid in running:
+            os.waitpid(pid, 0)
+        raise
+    return failed
+
+
+def main():
+    """See the head of the file."""
+    options = arguments()
+    if options.help_language:
+        print(scenario.__doc__ + "\n" + scenario.language())
+        return 0
+    if os.geteuid() != 0:
+        print("the lab makes network namespaces: run it as root", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    cluster.sweep()
+    cases = chosen(options)
+    skipped = [c for c in cases if c.agent in c.skips]
+    for case in skipped:
+        print(f"skipped {case.name:28} {case.agent:8}          {case.skips[options.agent]}")
+    cases = [c for c in cases if c not in skipped]
+    began = time.monotonic()
+    failed = all_of(cases, options)
+    print(f"{time.monotonic() - began:.0f} s" + (f", failed: {' '.join(sorted(failed))}" if failed else ""))
+    print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
