@@ -212,7 +212,9 @@ impl World {
                 self.tell_promotion(node, false);
                 let position = self.nodes[node].pg.cluster().map_or(0, |cluster| cluster.wal.end());
                 let allowed = self.nodes[node].config(&self.options).maximum_lag_on_failover;
-                self.fact(Fact::Loss { node, position, optime: self.optime_at_acquire, allowed });
+                let known = self.wiped_at.is_none_or(|at| self.now > at + 60_000);
+                let optime = if known { self.optime_at_acquire } else { 0 };
+                self.fact(Fact::Loss { node, position, optime, allowed });
             }
             // Asked again while it is under way (by an earlier life of the agent), PostgreSQL just goes on.
             if self.nodes[node].pg.proc != Proc::Promoting && !self.pg_promote(node) {

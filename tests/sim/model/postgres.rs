@@ -231,7 +231,7 @@ impl Pg {
         let entry = |&(timeline, lsn): &(u32, u64)| HistoryEntry {
             timeline: Timeline(timeline),
             lsn: Lsn(lsn),
-            reason: "no recovery target specified".to_owned(),
+            reason: String::new(),
             timestamp: None,
             new_leader: None,
         };

@@ -160,6 +160,8 @@ pub struct World {
     pub next_unique: u64,
     /// `/status` when the present holder took the key.
     pub optime_at_acquire: u64,
+    /// When the store was wiped last: positions that were known then are not known any more.
+    pub wiped_at: Option<u64>,
     /// Faults are over.
     pub healed: bool,
     holder: Option<usize>,
@@ -190,6 +192,7 @@ impl World {
             trace,
             next_unique: 1,
             optime_at_acquire: 0,
+            wiped_at: None,
             healed: false,
             holder: None,
             steps: 0,
