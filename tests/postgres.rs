@@ -315,7 +315,8 @@ async fn rejoin(a: &Node, b: &Node) {
     a.done(start_standby(b)).await;
     let rejoined = a.until(|running| running.streaming).await;
     assert_eq!(rejoined.timeline, Timeline(2));
-    a.until(|running| running.replayed == running.received).await;
+    let position = b.until(|_| true).await.position;
+    a.until(|running| running.replayed >= Some(position)).await;
     assert_eq!(a.sql("SELECT count(*) FROM t"), b.sql("SELECT count(*) FROM t"));
 }
 
@@ -503,11 +504,17 @@ fn scripts() {
         let out = tempfile::tempdir_in("/tmp").unwrap();
         let file = |name: &str| out.path().join(name).display().to_string();
         let node = Node::with("a", |config| {
-            let script = format!("shift; {BIN}/initdb -A md5 -U postgres --pwfile={} -D \"${{2#--datadir=}}\"; echo \"$@\" > {}", file("pw"), file("args"));
+            let script = format!(
+                "shift; {BIN}/initdb -A md5 -U postgres --pwfile={} -D \"${{2#--datadir=}}\"; echo \"$@\" > {}",
+                file("pw"),
+                file("args")
+            );
+            config.use_unix_socket = true;
             config.bootstrap.method = "restore".to_owned();
             let command = shlex::try_join(words(&script).iter().map(String::as_str).chain(["x"])).unwrap();
             config.bootstrap.custom = serde_json::json!({"command": command, "extra": 5, "yes": true}).as_object().unwrap().clone();
-            config.bootstrap.post_bootstrap = Some(words(&format!("echo \"$1\" > {}; {BIN}/psql -w -d \"$1\" -c 'CREATE TABLE made()'", file("post"))));
+            config.bootstrap.post_bootstrap =
+                Some(words(&format!("echo \"$1\" > {}; {BIN}/psql -w -d \"$1\" -c 'CREATE TABLE made()'", file("post"))));
             config.callbacks.insert("on_role_change".to_owned(), words(&format!("sleep 0.2; echo \"$@\" >> {}", file("events"))));
         });
         std::fs::write(out.path().join("pw"), "another\n").unwrap();
@@ -523,7 +530,32 @@ fn scripts() {
         tokio::time::sleep(Duration::from_millis(600)).await;
         assert_eq!(std::fs::read_to_string(file("events")).unwrap(), "on_role_change primary demo\n");
         cancelled_copy(&node).await;
+        copy_by_scripts(&node).await;
     });
+}
+
+/// The first method leaves half a copy and fails, the second one works.
+async fn copy_by_scripts(primary: &Node) {
+    let method = |script: &str| {
+        let words = ["sh", "-c", script, "sh"];
+        serde_json::json!({"command": shlex::try_join(words).unwrap(), "no_such": "x"}).as_object().unwrap().clone()
+    };
+    let node = Node::with("d", |config| {
+        config.create_replica_methods = vec!["bad".to_owned(), "good".to_owned()];
+        config
+            .replica_methods
+            .insert("bad".to_owned(), method("for a; do case $a in --datadir=*) mkdir -p ${a#*=}/half;; esac; done; exit 3"));
+        let good = format!(
+            "for a; do case $a in --datadir=*) d=${{a#*=}};; --connstring=*) c=${{a#*=}};; esac; done; {BIN}/pg_basebackup -w -c fast -X stream -D $d -d \"$c\""
+        );
+        config.replica_methods.insert("good".to_owned(), method(&good));
+        config.use_slots = false;
+    });
+    let alone = node.job(Job::Clone { source: None }).await;
+    assert!(matches!(&alone, JobOutcome::Failed(text) if text.contains("no replica method")), "{alone:?}");
+    node.done(Job::Clone { source: Some(primary.upstream()) }).await;
+    node.done(start_standby(primary)).await;
+    node.until(|running| running.streaming).await;
 }
 
 /// A copy that is cancelled ends at once and leaves nothing running.

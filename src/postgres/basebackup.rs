@@ -1,5 +1,6 @@
 //! A copy of another member's data directory: `pg_basebackup`, or the configured methods in their order.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -44,6 +45,7 @@ pub(crate) async fn run(shared: &Shared, source: Option<&Upstream>, progress: &P
         }
         match run.method(&method, &section).await {
             Ok(()) => {
+                close_to_others(&config)?;
                 log::info!("replica has been created using {method}");
                 return own_files(shared, &config, source).await;
             }
@@ -78,6 +80,17 @@ async fn make_room(config: &PostgresConfig, was_empty: bool) -> Result<(), Error
     }
     let data_dir = config.data_dir.clone();
     off_loop(move || remove::wipe(&data_dir)).await
+}
+
+/// A directory that somebody else made keeps its mode through a copy, and PostgreSQL starts in none that others may look into.
+pub(crate) fn close_to_others(config: &PostgresConfig) -> Result<(), Error> {
+    let dir = &config.data_dir;
+    let mode = std::fs::metadata(dir).map_err(Error::file("look at", dir))?.permissions().mode();
+    if mode & 0o027 == 0 {
+        return Ok(());
+    }
+    log::info!("the data directory {} gets mode 0700", dir.display());
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(Error::file("change the mode of", dir))
 }
 
 /// The copy carries its origin's files: ours take their place at once, so that nothing starts it as a primary.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tokio::time::{sleep, Instant};
 
-use super::basebackup::{flag, plain};
+use super::basebackup::{close_to_others, flag, plain};
 use super::child::Spec;
 use super::conninfo;
 use super::error::Error;
@@ -160,6 +160,7 @@ async fn custom(shared: &Shared, config: &PostgresConfig, words: &[String], end:
     let section = &config.bootstrap.custom;
     log::info!("Running custom bootstrap script: {}", words.first().map_or("", String::as_str));
     Spec::command(words, custom_arguments(config, section)).succeed(|_| ()).await?;
+    close_to_others(config)?;
     if !matches!(files::classify(&config.data_dir), Contents::Cluster { .. }) {
         return Err(Error::Unusable(format!("the bootstrap method left no PostgreSQL cluster in {}", config.data_dir.display())));
     }

@@ -32,6 +32,8 @@ pub(crate) async fn run(shared: &Shared, source: &Upstream, progress: &ProgressS
     let mut connection = conninfo::connect_as(conninfo::rewind_user(&config), &source.conn_url)
         .map_err(|error| Error::Unusable(format!("cannot rewind from {}: {error}", source.name)))?;
     connection.set("dbname", "postgres");
+    // Ours must be in place before, too: pg_rewind reads restore_command from them.
+    own_files(shared, &config, source).await?;
     checkpoint_source(&connection).await;
     let passfile = write_pgpass(&config, &connection).await?;
     let spec = command(shared, &config, &connection, major, passfile);
@@ -41,11 +43,11 @@ pub(crate) async fn run(shared: &Shared, source: &Upstream, progress: &ProgressS
     if !finished.status.success() {
         return Err(Error::Child { program: "pg_rewind".to_owned(), how: finished.how(), tail: finished.tail });
     }
-    own_files_again(shared, &config, source).await
+    own_files(shared, &config, source).await
 }
 
-/// The files came from the other member: ours take their place, so that nothing in between starts this directory as a primary.
-async fn own_files_again(shared: &Shared, config: &PostgresConfig, source: &Upstream) -> Result<(), Error> {
+/// After the rewind the files are the other member's: ours take their place, so that nothing starts this directory as a primary.
+async fn own_files(shared: &Shared, config: &PostgresConfig, source: &Upstream) -> Result<(), Error> {
     let plan = Plan::new(shared, config, &Standing::Standby(Some(source.clone())))?;
     let config = config.clone();
     off_loop(move || plan.write(&config)).await.map(|_| ())
@@ -125,7 +127,7 @@ async fn checkpoint_source(connection: &Conninfo) {
 /// Single-user crash recovery of a directory that was not shut down in order: `pg_rewind` needs a clean end.
 async fn crash_recovery(config: &PostgresConfig) -> Result<(), Error> {
     let control = controldata::read(&config.data_dir).map_err(|error| Error::Unusable(error.to_string()))?;
-    if control.data.state.is_clean() || !control.data.state.was_primary() {
+    if control.data.state.is_clean() {
         return Ok(());
     }
     log::info!("crash recovery in single-user mode, so that pg_rewind can work");

@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout, Instant};
 
 use super::child::Spec;
 use super::error::Error;
+use super::files::{self, Contents};
 use super::launch::Launch;
 use super::plan::{Plan, Standing};
 use super::process::{self, Found};
@@ -94,8 +95,7 @@ pub(crate) fn vacant(config: &PostgresConfig) -> Result<Option<i32>, Error> {
 
 fn launch(shared: &Shared, config: &PostgresConfig, args: &[String], named: Option<i32>) -> Result<i32, Error> {
     let program = resolved(config);
-    let launch =
-        Launch { launcher: &shared.launcher, program: &program, args, ignore_pid: named.and_then(|pid| u32::try_from(pid).ok()) };
+    let launch = Launch { launcher: &shared.launcher, program: &program, args, ignore_pid: named.and_then(|pid| u32::try_from(pid).ok()) };
     let pid = launch.run()?;
     i32::try_from(pid).map_err(|_| Error::Unusable(format!("the launcher reported the process id {pid}")))
 }
@@ -130,6 +130,9 @@ async fn wait_until_alive(config: &PostgresConfig, pid: i32, end: Instant, args:
 
 /// Why a postmaster ended at once. Its own words went to the log; the usual reasons are looked for here.
 async fn early_end(config: &PostgresConfig, args: &[String]) -> Error {
+    if let Contents::Unreadable { reason } = files::classify(&config.data_dir) {
+        return Error::Unusable(format!("PostgreSQL cannot start: {reason}"));
+    }
     let program = resolved(config).display().to_string();
     let mut check = Spec::tool(&resolved(config), Vec::new());
     check.argv.extend(args.iter().cloned());
