@@ -68,7 +68,7 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
         Ok(()) => {}
     }
     let named = facts.cluster.failover.as_ref().is_some_and(|f| f.value.candidate.as_ref() == Some(&facts.config.me));
-    match election::check_peers(facts.config, running, peers) {
+    match election::check_peers(facts.config, facts.cluster, running, peers) {
         Err(obstacle) if !named => obstructed(obstacle),
         // Named by hand: the operator's choice beats a peer that is a little ahead, but never a live primary.
         Err(Obstacle::Unfit(reason)) if reason.ends_with("is still alive") => obstructed(Obstacle::Unfit(reason)),
