@@ -67,6 +67,7 @@ impl Cluster {
             min_recovery_end: Lsn(self.min_recovery.1),
             min_recovery_timeline: Timeline(self.min_recovery.0),
             can_rewind: true,
+            is_copy: false,
         }
     }
 
