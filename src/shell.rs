@@ -84,6 +84,8 @@ struct Shell {
     inputs: mpsc::UnboundedSender<Input>,
     replies: BTreeMap<ReplyId, oneshot::Sender<Reply>>,
     next_reply: u64,
+    /// Who waits for a fresh observation, and since when.
+    refreshers: Vec<(Instant, oneshot::Sender<Reply>)>,
     job: Option<(JobId, watch::Sender<bool>)>,
     /// The dynamic configuration that is in effect, as read from the store or the cache file.
     dynamic: Option<serde_json::Value>,
@@ -91,6 +93,8 @@ struct Shell {
     cached: Option<serde_json::Value>,
     /// Store calls on their way, for the end of the process.
     calls: Rc<Cell<usize>>,
+    /// PostgreSQL answered when it was last looked at: only then is the data directory written to.
+    running: bool,
     /// Files or configuration changed and PostgreSQL does not know yet.
     reload_due: Rc<Cell<bool>>,
     name_checked: bool,
@@ -161,10 +165,12 @@ impl Shell {
             inputs,
             replies: BTreeMap::new(),
             next_reply: 1,
+            refreshers: Vec::new(),
             job: None,
             dynamic: cached.clone(),
             cached,
             calls: Rc::new(Cell::new(0)),
+            running: false,
             reload_due: Rc::new(Cell::new(false)),
             name_checked: false,
             jump: Jump::now(),
@@ -206,15 +212,27 @@ impl Shell {
             }
             self.take_dynamic(view.config.as_ref().map(|config| config.value.clone()), out);
         }
-        if matches!(&input, Input::Observed { node, .. } if node.pg.running().is_some()) && self.reload_due.replace(false) {
-            self.run_task(Task::ReloadPostgres);
-        }
+        self.notice(&input);
         if let Some(by) = self.jump.check() {
             log::warn!("the clock jumped by {by}: the machine was suspended");
             self.step(Input::ClockJumped { by }, out);
         }
         self.step(Input::WallClock(clock::wall()), out);
         self.step(input, out);
+    }
+
+    /// What the shell itself needs to know of the facts that pass through.
+    fn notice(&mut self, input: &Input) {
+        match input {
+            Input::Observed { node, .. } => {
+                self.running = node.pg.running().is_some();
+                if self.running && self.reload_due.replace(false) {
+                    self.run_task(Task::ReloadPostgres);
+                }
+            }
+            Input::JobExited { .. } => self.job = None,
+            _ => {}
+        }
     }
 
     fn step(&mut self, input: Input, out: &mut Vec<Action>) {
@@ -320,7 +338,16 @@ impl Shell {
             self.ready = true;
             notify::ready();
         }
+        let seen_at = snapshot.node.as_ref().map_or(Instant(0), |node| node.observed_at);
         self.published.store(snapshot);
+        let waiting = std::mem::take(&mut self.refreshers);
+        for (asked_at, reply) in waiting {
+            if asked_at <= seen_at {
+                let _ = reply.send(Reply::text(200, ""));
+            } else if !reply.is_closed() {
+                self.refreshers.push((asked_at, reply));
+            }
+        }
     }
 
     fn take_signal(&mut self, event: Event) -> Option<Input> {
@@ -342,6 +369,10 @@ impl Shell {
                 let _ = request.reply.send(Reply::text(202, "reload scheduled"));
                 self.reload_file();
                 None
+            }
+            Operator::Refresh => {
+                self.refreshers.push((clock::now(), request.reply));
+                Some(Input::Refresh)
             }
             Operator::Ha(command) => Some(self.register(command, request.reply)),
         }
@@ -388,7 +419,9 @@ impl Shell {
             self.dynamic = Some(dynamic);
             self.apply_config(false);
         }
-        self.write_cache();
+        if self.job.is_none() && self.running {
+            self.write_cache();
+        }
     }
 
     fn apply_config(&mut self, force_reload: bool) {

@@ -69,13 +69,14 @@ pub fn is_allowed_by_sync(config: &HaConfig, cluster: &ClusterView, who: &Member
 }
 
 /// Compares this member with the answers of the others; the answers must be fresh.
-pub fn check_peers(config: &HaConfig, me: &PgRunning, peers: &PeersView) -> Result<(), Obstacle> {
+pub fn check_peers(config: &HaConfig, cluster: &ClusterView, me: &PgRunning, peers: &PeersView) -> Result<(), Obstacle> {
     for (name, status) in &peers.peers {
         let Some(peer) = status else { continue };
         if !peer.in_recovery {
             return Err(Obstacle::Unfit(format!("primary ({name}) is still alive")));
         }
-        if !may_lead(&peer.tags) {
+        // Who will not race itself must not hold others up, whatever its timeline: nobody would ever lead.
+        if !may_lead(&peer.tags) || is_lagging(config, cluster, peer.position) {
             continue;
         }
         check_peer(config, me, name, peer)?;
@@ -117,7 +118,7 @@ mod tests {
     use crate::ha::config::HaConfig;
     use crate::ha::decide::samples;
     use crate::ha::types::{Instant, Lsn, MemberName, Timeline};
-    use crate::ha::view::{PeerStatus, PeersView, Tags};
+    use crate::ha::view::{ClusterView, PeerStatus, PeersView, Tags};
 
     fn peers(position: u64, timeline: u32, tags: Tags, in_recovery: bool) -> PeersView {
         let status = PeerStatus { in_recovery, position: Lsn(position), timeline: Some(Timeline(timeline)), tags, ..PeerStatus::default() };
@@ -125,7 +126,16 @@ mod tests {
     }
 
     fn check(view: &PeersView) -> Result<(), Obstacle> {
-        check_peers(&HaConfig::for_member("n1"), &samples::standby(1, 100), view)
+        check_peers(&HaConfig::for_member("n1"), &ClusterView::default(), &samples::standby(1, 100), view)
+    }
+
+    #[test]
+    fn who_lags_too_far_does_not_hold_others_up() {
+        let mut cluster = ClusterView::default();
+        cluster.status.optime = Some(Lsn(5_000_000));
+        let config = HaConfig::for_member("n1");
+        let stray = peers(100, 2, Tags::default(), true);
+        assert!(check_peers(&config, &cluster, &samples::standby(1, 5_000_000), &stray).is_ok());
     }
 
     #[test]

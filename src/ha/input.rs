@@ -30,6 +30,8 @@ pub enum Input {
         /// What was found.
         node: Box<NodeView>,
     },
+    /// Somebody wants to know how PostgreSQL is *now* (a peer before an election): look at it.
+    Refresh,
     /// The postmaster ended (pidfd).
     PostmasterExited,
     /// The other members answered, or their deadline passed.

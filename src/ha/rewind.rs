@@ -23,7 +23,7 @@ impl LocalEnd {
         match pg {
             PgState::Stopped(control) => {
                 let (timeline, lsn) = control.end();
-                let was_primary = control.state.was_primary();
+                let was_primary = control.was_primary();
                 let open_ended = was_primary && !control.state.is_clean();
                 Some(LocalEnd { timeline, lsn, is_record_start: was_primary, open_ended })
             }
@@ -57,7 +57,7 @@ pub fn compare(local: LocalEnd, upstream: &UpstreamHistory) -> Relation {
     if local.timeline == upstream.timeline {
         // A primary cannot be behind a standby of its own timeline, unless the standby's extra WAL was lost with an older primary's memory.
         let ahead = upstream.is_primary && local.lsn > upstream.position;
-        return if ahead { Relation::Diverged } else { wal_left(local, upstream, Relation::Ancestor) };
+        return if ahead { Relation::Diverged } else { same_timeline(local, upstream) };
     }
     let Some(&(_, branch)) = upstream.history.iter().find(|(timeline, _)| *timeline == local.timeline) else {
         return Relation::Diverged;
@@ -66,6 +66,15 @@ pub fn compare(local: LocalEnd, upstream: &UpstreamHistory) -> Relation {
     if beyond {
         Relation::Diverged
     } else if local.open_ended {
+        Relation::Unclear
+    } else {
+        wal_left(local, upstream, Relation::Ancestor)
+    }
+}
+
+/// A crashed primary's `pg_control` may name the timeline of its last checkpoint, while it wrote on a newer one already.
+fn same_timeline(local: LocalEnd, upstream: &UpstreamHistory) -> Relation {
+    if local.open_ended {
         Relation::Unclear
     } else {
         wal_left(local, upstream, Relation::Ancestor)
@@ -129,6 +138,13 @@ mod tests {
     fn a_short_stray_promotion_is_seen() {
         let one = upstream(1, 900, &[]);
         assert_eq!(compare(standby(2, 600), &one), Relation::Diverged);
+    }
+
+    #[test]
+    fn a_short_stray_promotion_that_crashed_is_not_trusted() {
+        let one = upstream(1, 900, &[]);
+        assert_eq!(compare(stopped_primary(1, 600, true), &one), Relation::Unclear);
+        assert_eq!(compare(stopped_primary(1, 600, false), &one), Relation::Ancestor);
     }
 
     #[test]

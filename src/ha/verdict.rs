@@ -96,6 +96,10 @@ pub enum Verdict {
     },
     /// A restart was asked for.
     Restarting,
+    /// PostgreSQL is down in order; somebody must have everything before the key goes.
+    WaitingForSuccessor,
+    /// The agent ends and keeps the key: nobody has everything.
+    KeepingKey,
     /// Orderly end of the agent.
     Stopping,
     /// In pause, with the sentence of the situation.
@@ -188,6 +192,8 @@ impl Verdict {
             Verdict::RemovingData => "removing data directory",
             Verdict::Restarting => "restart in progress",
             Verdict::Stopping => "stopping",
+            Verdict::WaitingForSuccessor => "waiting until a standby has received all WAL",
+            Verdict::KeepingKey => "leader key is not released: no other member has received all WAL",
             Verdict::PausedDown => "PAUSE: postgres is not running",
             Verdict::PausedPrimaryWithoutKey => "PAUSE: continue to run as primary without lock",
             _ => "",

@@ -296,9 +296,17 @@ pub struct ControlData {
     pub min_recovery_timeline: Timeline,
     /// Data checksums or `wal_log_hints`: `pg_rewind` can work.
     pub can_rewind: bool,
+    /// A `backup_label` lies beside it: a copy of another member that never ran here, whatever state its origin was in.
+    pub is_copy: bool,
 }
 
 impl ControlData {
+    /// Whether the data was last written here by a primary (cleanly stopped or crashed).
+    #[must_use]
+    pub fn was_primary(&self) -> bool {
+        self.state.was_primary() && !self.is_copy
+    }
+
     /// Where this data directory stands: timeline and position up to which it is consistent.
     #[must_use]
     pub fn end(&self) -> (Timeline, Lsn) {
@@ -333,7 +341,7 @@ pub enum ControlState {
 }
 
 impl ControlState {
-    /// Whether a stopped directory in this state was last a primary (cleanly stopped or crashed).
+    /// Whether this is a primary's state (cleanly stopped, crashed or running).
     #[must_use]
     pub fn was_primary(self) -> bool {
         !matches!(self, ControlState::ShutDownInRecovery | ControlState::InArchiveRecovery)

@@ -33,6 +33,8 @@ pub use view::{Current, Identity, Published, View};
 pub enum Operator {
     /// Something that the core decides.
     Ha(Command),
+    /// Look at PostgreSQL now; answered when that is published.
+    Refresh,
     /// `POST /reload`: read the configuration again. Already answered with 202 when this arrives; the reply is dropped.
     Reload,
 }

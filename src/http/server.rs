@@ -42,6 +42,10 @@ const DISCARDED_BYTES: u64 = 1024 * 1024;
 const LINGER: Duration = Duration::from_millis(300);
 /// Commands that may wait for the main loop at a time: their slots are missing for health checks.
 const COMMANDS: usize = 4;
+/// Questions for a fresh position in flight.
+const REFRESHES: usize = 6;
+/// How long a fresh position is waited for.
+const REFRESH_PATIENCE: Duration = Duration::from_millis(400);
 /// Between the answer to `POST /reload` and the reload: tools read the server's load time after the answer and wait for it to change.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
 /// Pause after an accept error that only time can heal.
@@ -157,6 +161,7 @@ struct Context {
     network: Rc<Pool>,
     local: Rc<Pool>,
     asking: Cell<usize>,
+    refreshing: Cell<usize>,
     reload_due: Cell<bool>,
 }
 
@@ -169,7 +174,8 @@ async fn run(listener: StdListener, shared: Shared, stop: Arc<Notify>) {
         }
     };
     let (asking, reload_due) = (Cell::new(0), Cell::new(false));
-    let context = Rc::new(Context { shared, network: Pool::network(), local: Pool::local(), asking, reload_due });
+    let (network, local, refreshing) = (Pool::network(), Pool::local(), Cell::new(0));
+    let context = Rc::new(Context { shared, network, local, asking, refreshing, reload_due });
     let mut complained: Option<tokio::time::Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -223,6 +229,9 @@ async fn handle(request: hyper::Request<Incoming>, context: Rc<Context>, connect
     connection.begin(READING);
     count(&METRICS.http_requests);
     let settings = Arc::clone(&context.shared.settings.lock().unwrap_or_else(PoisonError::into_inner));
+    if request.method() == hyper::Method::GET && request.uri().path() == "/patroni" {
+        context.refresh().await;
+    }
     let current = context.shared.published.load();
     let response = respond(request, &current, &settings, &context, &connection).await;
     connection.end();
@@ -230,6 +239,21 @@ async fn handle(request: hyper::Request<Incoming>, context: Rc<Context>, connect
 }
 
 impl Context {
+    /// Members compare WAL positions by `/patroni` before an election: a position of the last cycle could be seconds old. If the main loop
+    /// or PostgreSQL hangs, or too many ask, the answer is what was published last.
+    async fn refresh(&self) {
+        if self.refreshing.get() >= REFRESHES {
+            return;
+        }
+        let (reply, fresh) = oneshot::channel();
+        if self.shared.commands.try_send(Request { command: Operator::Refresh, reply }).is_err() {
+            return;
+        }
+        self.refreshing.set(self.refreshing.get() + 1);
+        let _asking = Asking(&self.refreshing);
+        let _ = tokio::time::timeout(REFRESH_PATIENCE, fresh).await;
+    }
+
     fn view<'a>(&'a self, current: &'a Current) -> View<'a> {
         View { current, identity: &self.shared.identity, now: clock::now(), wall: clock::wall() }
     }

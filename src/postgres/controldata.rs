@@ -200,6 +200,7 @@ pub fn parse(bytes: &[u8]) -> Result<ControlFile, Error> {
         min_recovery_end: fields.lsn(offset::MIN_RECOVERY)?,
         min_recovery_timeline: fields.timeline(offset::MIN_RECOVERY_TLI)?,
         can_rewind: settings.wal_log_hints || settings.data_checksum_version != 0,
+        is_copy: false,
     };
     Ok(ControlFile { data, settings })
 }
@@ -282,6 +283,7 @@ pub fn parse_text(text: &str) -> Result<ControlFile, Error> {
         min_recovery_end: lines.lsn("Minimum recovery ending location")?,
         min_recovery_timeline: Timeline(lines.number("Min recovery ending loc's timeline")?),
         can_rewind: wal_log_hints || data_checksum_version != 0,
+        is_copy: false,
     };
     let settings = ControlSettings {
         control_version: lines.number("pg_control version number")?,

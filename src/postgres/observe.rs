@@ -113,7 +113,10 @@ async fn without_postmaster(shared: &Shared, config: &PostgresConfig) -> PgState
         Contents::Empty => PgState::Empty,
         Contents::Unreadable { reason } => PgState::Unreadable { reason },
         Contents::Cluster { .. } => match control(shared, config).await {
-            Ok(control) => PgState::Stopped(control.data),
+            Ok(control) => {
+                let is_copy = config.data_dir.join("backup_label").exists();
+                PgState::Stopped(ControlData { is_copy, ..control.data })
+            }
             Err(reason) => PgState::Unreadable { reason },
         },
     }

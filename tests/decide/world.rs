@@ -101,6 +101,10 @@ impl World {
                     new_leader: None,
                 });
             }
+            "is_copy" => match &mut self.pg {
+                PgState::Stopped(control) => control.is_copy = true,
+                other => panic!("not stopped: {other:?}"),
+            },
             "slot" => {
                 self.running().slots.insert(value.to_owned(), SlotRow { physical: true, ..SlotRow::default() });
             }

@@ -105,13 +105,18 @@ fn health(world: &World) -> Health {
         return health;
     };
     let timeline = world.nodes[leader].pg.timeline();
-    for node in (0..world.nodes.len()).filter(|&node| node != leader && is_expected(world, node, leader)) {
+    if world.store.view().failover.is_some() {
+        health.missing.push("a switchover or failover is pending".to_owned());
+    }
+    for node in (0..world.nodes.len()).filter(|&node| node != leader) {
         let pg = &world.nodes[node].pg;
         if pg.stream.is_none() || pg.timeline() != timeline {
-            health.missing.push(format!("n{} is {:?} on timeline {} of {timeline} and does not stream", node + 1, pg.proc, pg.timeline()));
+            let text = format!("n{} is {:?} on timeline {} of {timeline} and does not stream", node + 1, pg.proc, pg.timeline());
+            let list = if is_expected(world, node, leader) { &mut health.missing } else { &mut health.hopeless };
+            list.push(text);
         }
     }
-    for (index, node) in world.nodes.iter().enumerate() {
+    for (index, node) in world.nodes.iter().enumerate().filter(|&(index, _)| index == leader || is_expected(world, index, leader)) {
         if node.last_change.0 > health.last_change {
             health.last_change = node.last_change.0;
             health.changed = format!("n{}: {}", index + 1, node.last_change.1);
@@ -132,14 +137,11 @@ fn is_expected(world: &World, node: usize, leader: usize) -> bool {
         return false;
     }
     let diverged = !ours.wal.is_prefix_of(&theirs.wal);
-    let rewinds = options.use_pg_rewind && !ours.corrupt;
     let copies = options.wipe_diverged && options.wipe_rewind_failed;
-    if (diverged || ours.corrupt) && !copies {
-        // A rewind may repair it, but need not: it compares less than it should, and it may have failed before.
-        return false;
-    }
-    let _ = rewinds;
-    true
+    // Torn by a rewind, and the agent that ran it is gone: a new one cannot know why it does not start, and removes nothing.
+    let forgotten = ours.corrupt.is_some_and(|life| life != target.agent.life);
+    // A rewind may repair a diverged one, but need not: it compares less than it should, and it may have failed before.
+    !forgotten && (copies || (!diverged && ours.corrupt.is_none()))
 }
 
 /// No member has data that may lead: all are empty (and the cluster was initialised), torn, behind the allowed lag, or of another cluster.
@@ -151,7 +153,7 @@ fn nobody_can_lead(world: &World) -> bool {
     let fit = |node: &crate::model::node::Node| match &node.pg.data {
         Data::Cluster(cluster) => {
             let behind = optime.saturating_sub(cluster.wal.end()) > lag;
-            cluster.system_id == id.0 && !cluster.corrupt && !behind && cluster.state != ControlState::StartingUp
+            cluster.system_id == id.0 && cluster.corrupt.is_none() && !behind && cluster.state != ControlState::StartingUp
         }
         _ => false,
     };

@@ -8,6 +8,7 @@ mod race;
 mod recover;
 pub mod samples;
 mod stopping;
+mod successor;
 mod switchover;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,8 @@ pub struct Memory {
     pub bootstrap: BootstrapStep,
     /// The leader steps back for this request.
     pub handover: bool,
+    /// When the last job ended.
+    pub job_ended_at: Instant,
     /// When the running postmaster was first seen dead under our lock.
     pub crashed_at: Option<Instant>,
     /// Failed starts since the last success, and when the next may be tried.
@@ -336,7 +339,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     if let Some(decision) = half_made(facts) {
         return decision;
     }
-    if let PgState::Unreadable { reason } = &facts.node.pg {
+    if let (PgState::Unreadable { reason }, None) = (&facts.node.pg, &memory.job) {
         return Decision::nothing(Verdict::Unreadable(reason.clone()));
     }
     if let Some(decision) = foreign_data(facts) {

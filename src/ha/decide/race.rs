@@ -4,7 +4,7 @@ use super::{bootstrap, demotion, switchover, Decision, Facts, LeaderKey, Need, P
 use crate::ha::election::{self, Obstacle};
 use crate::ha::types::Millis;
 use crate::ha::verdict::Verdict;
-use crate::ha::view::{PeersView, PgRunning, PgState, Role};
+use crate::ha::view::{Initialize, PeersView, PgRunning, PgState, Role};
 
 impl Facts<'_> {
     /// The others' answers for an election: asked after the leader was gone.
@@ -37,6 +37,9 @@ fn running_primary(facts: &Facts<'_>, running: &PgRunning) -> Decision {
     if outdated || behind || writes_too_long_without_key(facts) {
         return Decision::postgres(Verdict::DemotingNoLock, demotion(facts));
     }
+    if somebody_initialises(facts) {
+        return Decision::nothing(Verdict::WaitingForBootstrap);
+    }
     if facts.memory.lease.is_none() {
         return Decision::nothing(Verdict::WaitingForLease);
     }
@@ -48,7 +51,15 @@ pub(super) fn writes_too_long_without_key(facts: &Facts<'_>) -> bool {
     facts.memory.unlocked_since.is_some_and(|since| facts.now.since(since) > Millis(1_000))
 }
 
+/// A claim of `/initialize` that is not ours: its owner's new database writes as soon as it stands, whoever holds the leader key by then.
+fn somebody_initialises(facts: &Facts<'_>) -> bool {
+    facts.cluster.initialize == Some(Initialize::InProgress)
+}
+
 fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
+    if somebody_initialises(facts) {
+        return Decision::nothing(Verdict::WaitingForBootstrap);
+    }
     if let Err(obstacle) = election::check_self(facts.config, facts.cluster, running) {
         return obstructed(obstacle);
     }
@@ -68,7 +79,7 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
         Ok(()) => {}
     }
     let named = facts.cluster.failover.as_ref().is_some_and(|f| f.value.candidate.as_ref() == Some(&facts.config.me));
-    match election::check_peers(facts.config, running, peers) {
+    match election::check_peers(facts.config, facts.cluster, running, peers) {
         Err(obstacle) if !named => obstructed(obstacle),
         // Named by hand: the operator's choice beats a peer that is a little ahead, but never a live primary.
         Err(Obstacle::Unfit(reason)) if reason.ends_with("is still alive") => obstructed(Obstacle::Unfit(reason)),

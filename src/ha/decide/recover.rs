@@ -1,5 +1,6 @@
 //! The leader's PostgreSQL is not up: restart it in place, or let somebody else lead.
 
+use super::successor::{self, Successor};
 use super::{Decision, Facts, LeaderKey, Need, PgWanted};
 use crate::ha::action::StopMode;
 use crate::ha::election;
@@ -11,8 +12,8 @@ use crate::ha::view::ControlData;
 const START_ATTEMPTS: u32 = 3;
 
 pub(super) fn stopped_leader(facts: &Facts<'_>, control: &ControlData) -> Decision {
-    if facts.memory.handover {
-        return Decision::key(Verdict::Releasing, LeaderKey::Release);
+    if facts.memory.handover && control.state.is_clean() {
+        return hand_over(facts, control);
     }
     if start_is_hopeless(facts) {
         match somebody_else(facts) {
@@ -25,8 +26,22 @@ pub(super) fn stopped_leader(facts: &Facts<'_>, control: &ControlData) -> Decisi
         return Decision::nothing(Verdict::RestartingPrimary);
     }
     // A directory that was a standby (a stop in the middle of a promotion) is promoted once it runs.
-    let wanted = if control.state.was_primary() { PgWanted::Primary } else { PgWanted::Standby(None) };
+    let wanted = if control.was_primary() { PgWanted::Primary } else { PgWanted::Standby(None) };
     Decision::postgres(Verdict::RestartingPrimary, wanted)
+}
+
+/// The key goes when somebody has everything. If nobody does, the switchover is off and we lead again.
+fn hand_over(facts: &Facts<'_>, control: &ControlData) -> Decision {
+    match successor::look(facts, control.checkpoint) {
+        Successor::Ready => Decision::key(Verdict::Releasing, LeaderKey::Release),
+        Successor::Ask => Decision::need(Verdict::WaitingForSuccessor, Need::Peers),
+        Successor::NotYet => Decision::nothing(Verdict::WaitingForSuccessor),
+        Successor::Nobody => {
+            let mut decision = Decision::postgres(Verdict::RestartingPrimary, PgWanted::Primary);
+            decision.wanted.clear_failover = Some("Switchover is off: no candidate has received all WAL".to_owned());
+            decision
+        }
+    }
 }
 
 /// Crash recovery takes its time: as long as the configuration allows, and longer if nobody else could lead.

@@ -54,5 +54,6 @@ pub fn control(state: ControlState, timeline: u32, checkpoint: u64) -> ControlDa
         min_recovery_end: Lsn(0),
         min_recovery_timeline: Timeline(0),
         can_rewind: true,
+        is_copy: false,
     }
 }

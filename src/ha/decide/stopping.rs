@@ -1,10 +1,11 @@
 //! SIGTERM: stop PostgreSQL in order, hand the key over, exit. In pause PostgreSQL and key are left alone.
 
-use super::{Decision, Facts, LeaderKey, PgWanted, Wanted};
+use super::successor::{self, Successor};
+use super::{Decision, Facts, LeaderKey, Need, PgWanted, Wanted};
 use crate::ha::action::StopMode;
 use crate::ha::types::Millis;
 use crate::ha::verdict::Verdict;
-use crate::ha::view::{DcsHealth, PgState};
+use crate::ha::view::{ControlData, DcsHealth, PgState};
 
 pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     if facts.cluster.is_paused() {
@@ -21,10 +22,22 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         let stop = PgWanted::Stopped { mode: StopMode::Fast, checkpoint_first: facts.node.pg.is_primary(), escalate_after };
         return Decision::postgres(Verdict::Stopping, stop);
     }
-    if facts.memory.lock && facts.memory.dcs == DcsHealth::Good {
-        return Decision::key(Verdict::Stopping, LeaderKey::Release);
+    match &facts.node.pg {
+        PgState::Stopped(control) if facts.memory.lock && facts.memory.dcs == DcsHealth::Good && control.state.is_clean() => {
+            hand_over(facts, control)
+        }
+        _ => exit(),
     }
-    exit()
+}
+
+/// The key is given up for one who has everything. Else it stays: this box is back before the lease ends, or the lease ends.
+fn hand_over(facts: &Facts<'_>, control: &ControlData) -> Decision {
+    match successor::look(facts, control.checkpoint) {
+        Successor::Ready => Decision::key(Verdict::Stopping, LeaderKey::Release),
+        Successor::Ask => Decision::need(Verdict::WaitingForSuccessor, Need::Peers),
+        Successor::NotYet => Decision::nothing(Verdict::WaitingForSuccessor),
+        Successor::Nobody => Decision { verdict: Verdict::KeepingKey, ..exit() },
+    }
 }
 
 fn exit() -> Decision {

@@ -22,6 +22,9 @@ impl Machine {
         self.apply_initialize(wanted.initialize, out);
         self.apply_leader_documents(cluster, &wanted, out);
         self.apply_need(&wanted, out);
+        if let Verdict::KeepingKey = verdict {
+            self.log(log::Level::Warn, verdict.sentence(&self.config.me), out);
+        }
         if self.memory.job.is_none() {
             self.apply_postgres(node, wanted.postgres, wanted.handover, out);
         }

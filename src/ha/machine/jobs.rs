@@ -46,7 +46,10 @@ impl Machine {
             PgState::Running(running) if running.role == Role::Standby => {
                 self.start_job(JobKind::Writable, Job::Promote { permit, deadline }, out);
             }
-            PgState::Stopped(_) => self.start_job(JobKind::Writable, Job::Start { role: StartAs::Primary(permit), deadline }, out),
+            PgState::Stopped(_) => {
+                self.memory.handover = false;
+                self.start_job(JobKind::Writable, Job::Start { role: StartAs::Primary(permit), deadline }, out);
+            }
             _ => {}
         }
     }
@@ -134,6 +137,7 @@ impl Machine {
     pub(super) fn take_job_exit(&mut self, id: JobId, outcome: JobOutcome, out: &mut Vec<Action>) -> Wake {
         let Some(job) = self.memory.job.take_if(|job| job.id == id) else { return Wake::Sleep };
         self.node_floor = self.now;
+        self.memory.job_ended_at = self.now;
         self.timers.observe_at = Some(self.now);
         self.timers.observe_pause = super::POLL_FASTEST;
         self.progress = None;

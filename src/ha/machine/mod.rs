@@ -179,6 +179,10 @@ impl Machine {
                 Wake::Cycle
             }
             Input::Store { id, outcome } => self.take_store(id, outcome, out),
+            Input::Refresh => {
+                self.timers.observe_at = Some(self.now);
+                Wake::Sleep
+            }
             Input::StoreChanged | Input::ClockJumped { .. } => Wake::Cycle,
             Input::Observed { id, node } => self.take_observation(id, *node),
             Input::PostmasterExited => {

@@ -109,8 +109,8 @@ impl Machine {
             PgState::Running(running) if running.role == Role::Primary => "primary",
             PgState::Starting { as_standby: false, .. } if self.memory.lock => "primary",
             PgState::Empty => "uninitialized",
-            PgState::Stopped(control) if control.state.was_primary() && self.memory.lock => "primary",
-            PgState::Stopped(control) if control.state.was_primary() => "demoted",
+            PgState::Stopped(control) if control.was_primary() && self.memory.lock => "primary",
+            PgState::Stopped(control) if control.was_primary() => "demoted",
             PgState::Unresponsive if self.memory.lock => "primary",
             _ => "replica",
         }

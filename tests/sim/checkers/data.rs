@@ -10,7 +10,6 @@ pub fn check(fact: &Fact) -> Result<(), String> {
         Touch::Rewind => "rewinds the data directory",
         Touch::Clone => "copies into the data directory",
         Touch::Init => "runs initdb in the data directory",
-        Touch::Recover => "runs single-user recovery in the data directory",
     };
     if alive {
         return Err(format!("n{} {what} of a living postmaster", node + 1));

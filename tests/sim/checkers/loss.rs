@@ -2,33 +2,20 @@
 
 use super::Fact;
 
-/// The checker.
-#[derive(Debug)]
-pub struct BoundedLoss {
-    max_lag: u64,
-}
-
-impl BoundedLoss {
-    /// With this bound in bytes.
-    pub fn new(max_lag: u64) -> BoundedLoss {
-        BoundedLoss { max_lag }
+/// Looks at one fact; this promise needs no memory.
+pub fn check(fact: &Fact) -> Result<(), String> {
+    let Fact::Loss { node, position, optime, allowed } = *fact else { return Ok(()) };
+    let lag = optime.saturating_sub(position);
+    if lag > allowed {
+        return Err(format!("n{} becomes primary {lag} bytes behind the last known position, {allowed} are allowed", node + 1));
     }
-
-    /// Takes a fact.
-    pub fn fact(&mut self, fact: &Fact) -> Result<(), String> {
-        let Fact::Loss { node, position, optime } = *fact else { return Ok(()) };
-        let lag = optime.saturating_sub(position);
-        if lag > self.max_lag {
-            return Err(format!("n{} becomes primary {lag} bytes behind the last known position, {} are allowed", node + 1, self.max_lag));
-        }
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Made-up histories.
 pub fn self_test() -> Result<(), String> {
     use super::expect;
-    let run = |position| BoundedLoss::new(100).fact(&Fact::Loss { node: 0, position, optime: 1000 });
+    let run = |position| check(&Fact::Loss { node: 0, position, optime: 1000, allowed: 100 });
     expect("ahead", run(1200), false)?;
     expect("just so", run(900), false)?;
     expect("behind", run(899), true)

@@ -7,6 +7,8 @@ pub struct Health {
     pub led: bool,
     /// Members that should stream from it and do not, with a reason for the log.
     pub missing: Vec<String>,
+    /// Members that do not stream either, and for whom the configuration may allow no way back. They are given their time all the same.
+    pub hopeless: Vec<String>,
     /// World time of the last action of any core that changes something.
     pub last_change: u64,
     /// What that was.
@@ -61,17 +63,22 @@ impl Progress {
         }
         let whole = health.led && health.missing.is_empty();
         let Some(since) = self.whole_at else {
-            if whole {
+            if whole && (health.hopeless.is_empty() || age > self.bounds.whole) {
                 self.whole_at = Some(at);
-            } else if age > self.bounds.whole {
+            } else if age > self.bounds.whole && !whole {
                 return Verdict::Failed(format!("{} s after everything was healed: {}", age / 1000, health.missing.join("; ")));
             }
             return Verdict::Wait;
         };
+        let calm_from = since + self.bounds.settle;
+        if !whole && at < calm_from {
+            // The last request of an operator was still under way.
+            self.whole_at = None;
+            return Verdict::Wait;
+        }
         if !whole {
             return Verdict::Failed(format!("was whole and is not any more: {}", health.missing.join("; ")));
         }
-        let calm_from = since + self.bounds.settle;
         if health.last_change > calm_from {
             return Verdict::Failed(format!("{} although there is nothing to do", health.changed));
         }
@@ -98,7 +105,7 @@ pub fn self_test() -> Result<(), String> {
         ("good", run(&[(90, good.clone()), (150, good.clone()), (260, good.clone())]) == Some(Verdict::Passed)),
         ("no leader", failed(&[(101, Health::default())])),
         ("not whole", failed(&[(90, missing.clone()), (201, missing.clone())])),
-        ("falls apart", failed(&[(90, good.clone()), (120, missing)])),
+        ("falls apart", failed(&[(90, good.clone()), (150, missing)])),
         ("flaps", failed(&[(90, good), (260, flapping)])),
     ];
     checks.iter().find(|(_, passed)| !passed).map_or(Ok(()), |(name, _)| Err(format!("progress: {name}")))

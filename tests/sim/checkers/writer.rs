@@ -106,7 +106,7 @@ pub fn self_test() -> Result<(), String> {
     let late = [&stopped[..], &[(120_000, agent(0, true)), (122_000, Fact::Holder(Some(1)))]].concat();
     expect("stopped agent that comes back and does nothing", with(&late), true)?;
     let thief = [(90_000, agent(0, false)), (90_001, writes(1, true))];
-    expect("the holder's agent is stopped, and nobody else may write", with(&thief), false)?;
+    expect("the holder's agent is stopped, and nobody else may write", with(&thief), true)?;
     let both = [(90_000, agent(1, true)), (91_000, writes(1, true)), (95_000, Fact::Holder(Some(0)))];
     expect("a second writer without the key", with(&both), true)
 }

@@ -211,6 +211,8 @@ impl World {
         if let Some(proof) = PostgresStopped::observe(&down, Instant(0)) {
             if self.store.holder() == Some(node) {
                 let (_, change) = self.store.apply(node, StoreRequest::ReleaseUnused { proof }, self.now);
+                let writable = self.nodes[node].pg.is_writable();
+                self.fact(Fact::Released { node, writable });
                 self.store_changed(change);
             }
         }

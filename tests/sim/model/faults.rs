@@ -214,6 +214,7 @@ impl World {
     fn wipe_store(&mut self) {
         self.excuse_all();
         self.store.wipe();
+        self.wiped_at = Some(self.now);
         self.tell_holder();
         self.alarm();
     }

@@ -211,9 +211,13 @@ impl World {
             if self.nodes[node].pg.proc == Proc::Standby {
                 self.tell_promotion(node, false);
                 let position = self.nodes[node].pg.cluster().map_or(0, |cluster| cluster.wal.end());
-                self.fact(Fact::Loss { node, position, optime: self.optime_at_acquire });
+                let allowed = self.nodes[node].config(&self.options).maximum_lag_on_failover;
+                let known = self.wiped_at.is_none_or(|at| self.now > at + 60_000);
+                let optime = if known { self.optime_at_acquire } else { 0 };
+                self.fact(Fact::Loss { node, position, optime, allowed });
             }
-            if !self.pg_promote(node) {
+            // Asked again while it is under way (by an earlier life of the agent), PostgreSQL just goes on.
+            if self.nodes[node].pg.proc != Proc::Promoting && !self.pg_promote(node) {
                 return Some(JobOutcome::Failed("no running standby".to_owned()));
             }
             job.told = true;
@@ -228,7 +232,7 @@ impl World {
 
     fn follow(&mut self, node: usize, upstream: Option<usize>) -> JobOutcome {
         let pg = &mut self.nodes[node].pg;
-        if pg.proc != Proc::Standby || pg.hung {
+        if !matches!(pg.proc, Proc::Standby | Proc::Promoting) || pg.hung {
             return JobOutcome::Failed("no running standby".to_owned());
         }
         if pg.upstream != upstream {
@@ -300,11 +304,12 @@ impl World {
     /// A child process is killed: with its agent, or because the core asked for it.
     pub fn kill_child(&mut self, node: usize) {
         let torn = self.nodes[node].rng.chance(500);
+        let life = self.nodes[node].agent.life;
         let Some(job) = self.nodes[node].agent.job.as_mut().filter(|job| job.child) else { return };
         job.child = false;
         if let (Job::Rewind { .. }, true) = (&job.job, torn) {
             if let Some(cluster) = self.nodes[node].pg.cluster_mut() {
-                cluster.corrupt = true;
+                cluster.corrupt = Some(life);
             }
         }
         self.abandon(node);
@@ -389,9 +394,12 @@ impl World {
     fn rewound(&mut self, node: usize, source: Option<usize>, fails: bool) -> bool {
         let source_cluster = self.source_cluster(node, source);
         let torn = self.nodes[node].rng.chance(300);
+        let life = self.nodes[node].agent.life;
         let Some(ours) = self.nodes[node].pg.cluster_mut() else { return false };
         let Some(theirs) = source_cluster.filter(|theirs| theirs.system_id == ours.system_id && !fails) else {
-            ours.corrupt |= fails && torn;
+            if fails && torn {
+                ours.corrupt = Some(life);
+            }
             return false;
         };
         if theirs.state != ControlState::InProduction {

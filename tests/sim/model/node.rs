@@ -1,6 +1,6 @@
 //! One box: power, clock, agent, PostgreSQL.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use mastiff::ha::action::{Job, Snapshot, StartAs};
 use mastiff::ha::config::HaConfig;
@@ -119,6 +119,8 @@ pub struct Node {
     pub was_member: bool,
     /// World time of the last action that changes something, and its name.
     pub last_change: (u64, &'static str),
+    /// Life of the agent that began the last promotion.
+    pub promoted_by: u32,
     /// When it was suspended.
     pub suspended_at: u64,
     /// It was promoted by a stray hand.
@@ -158,6 +160,7 @@ impl Node {
             reinit_asked: false,
             was_member: false,
             last_change: (0, ""),
+            promoted_by: 0,
             suspended_at: 0,
             stray: false,
         }
@@ -211,6 +214,3 @@ pub fn names(nodes: usize) -> Vec<MemberName> {
 pub fn index_of(name: &MemberName) -> Option<usize> {
     name.as_str().strip_prefix('n')?.parse::<usize>().ok()?.checked_sub(1)
 }
-
-/// An ordered map for whoever needs one by node.
-pub type ByNode<T> = BTreeMap<usize, T>;

@@ -42,7 +42,7 @@ impl World {
         pg.stream = None;
         pg.started_at = self.now;
         let life = pg.life;
-        let corrupt = pg.cluster().is_some_and(|cluster| cluster.corrupt);
+        let corrupt = pg.cluster().is_some_and(|cluster| cluster.corrupt.is_some());
         if let (true, Some(cluster)) = (!primary, pg.cluster_mut()) {
             cluster.state = ControlState::InArchiveRecovery;
         }
@@ -224,6 +224,7 @@ impl World {
         pg.proc = Proc::Promoting;
         pg.stream = None;
         let life = pg.life;
+        self.nodes[node].promoted_by = self.nodes[node].agent.life;
         self.after(takes, Event::PgPromoted { node, life });
         true
     }
@@ -251,6 +252,11 @@ impl World {
         cluster.min_recovery = (0, 0);
         let by_agent = !self.nodes[node].stray;
         self.fact(Fact::Branched { node, from, to, by_agent });
+        if self.nodes[node].promoted_by != self.nodes[node].agent.life {
+            // Begun by an earlier life of the agent: nothing but the next look tells the new one. A guard would have stopped it.
+            let until = self.now + (self.options.loop_wait_s + self.options.retry_timeout_s) * 1000 + 2_000;
+            self.fact(Fact::Excused { node, until });
+        }
         self.tell_writable(node);
         self.wal_written(node);
         self.after(delay, Event::PgCheckpoint { node, life });
@@ -318,9 +324,15 @@ impl World {
             && ours.wal.is_prefix_of(&theirs.wal)
             && (!needs_slot || theirs.slots.contains_key(&slot));
         let same_cluster = ours.system_id == theirs.system_id;
+        let slot_there = theirs.slots.contains_key(&slot);
+        let common = ours.wal.common(&theirs.wal);
+        let branch = (common < ours.wal.recs.len()).then(|| ours.wal.recs[common]);
         // Even a receiver that cannot stream fetches the history files of newer timelines.
         if let (true, Some(ours)) = (same_cluster, self.nodes[node].pg.cluster_mut()) {
             ours.seen_timeline = ours.seen_timeline.max(theirs_timeline);
+        }
+        if !fits {
+            self.note(node, || format!("cannot stream from n{}: slot={slot_there} first own record {branch:x?}", upstream + 1));
         }
         fits
     }

@@ -33,8 +33,8 @@ pub struct Cluster {
     pub min_recovery: (u32, u64),
     /// The newest timeline of which a history file was seen.
     pub seen_timeline: u32,
-    /// A rewind ended half-way: it never starts again.
-    pub corrupt: bool,
+    /// A rewind ended half-way, in this life of the agent: it never starts again.
+    pub corrupt: Option<u32>,
     /// Slots.
     pub slots: BTreeMap<String, Lsn>,
 }
@@ -52,7 +52,7 @@ impl Cluster {
             checkpoint: (1, end - 120),
             min_recovery: (0, 0),
             seen_timeline: 1,
-            corrupt: false,
+            corrupt: None,
             slots: BTreeMap::new(),
         }
     }
@@ -67,6 +67,7 @@ impl Cluster {
             min_recovery_end: Lsn(self.min_recovery.1),
             min_recovery_timeline: Timeline(self.min_recovery.0),
             can_rewind: true,
+            is_copy: false,
         }
     }
 
@@ -231,7 +232,7 @@ impl Pg {
         let entry = |&(timeline, lsn): &(u32, u64)| HistoryEntry {
             timeline: Timeline(timeline),
             lsn: Lsn(lsn),
-            reason: "no recovery target specified".to_owned(),
+            reason: String::new(),
             timestamp: None,
             new_leader: None,
         };

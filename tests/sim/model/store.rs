@@ -6,7 +6,7 @@ use mastiff::ha::action::StoreRequest;
 use mastiff::ha::input::{DcsFailure, StoreOutcome};
 use mastiff::ha::types::{LeaseId, Lsn, MemberName, Millis, Revision, SystemId, Timeline};
 use mastiff::ha::view::{
-    ClusterStatus, ClusterView, FailoverRequest, HistoryEntry, Initialize, LeaderEntry, Member, SyncState, Tags, Versioned,
+    ClusterStatus, ClusterView, FailoverRequest, HistoryEntry, Initialize, LeaderEntry, Member, Tags, Versioned,
 };
 use serde_json::Value;
 
@@ -162,8 +162,10 @@ impl Store {
         if !self.leases.contains_key(&lease.0) {
             return StoreOutcome::LeaseGone;
         }
-        if self.view.leader.is_some() {
-            return StoreOutcome::Conflict;
+        if let Some(leader) = &self.view.leader {
+            // Ours on our lease: an earlier attempt was applied and its answer lost.
+            let ours = leader.name == self.names[node] && leader.lease == lease;
+            return if ours { StoreOutcome::Done { revision: leader.revision } } else { StoreOutcome::Conflict };
         }
         let revision = self.bump();
         self.view.leader = Some(LeaderEntry { name: self.names[node].clone(), lease, revision });
@@ -177,6 +179,9 @@ impl Store {
         }
         match &self.view.leader {
             Some(leader) if leader.name == self.names[node] && leader.revision == expect => {}
+            Some(leader) if leader.name == self.names[node] && leader.lease == lease => {
+                return StoreOutcome::Done { revision: leader.revision };
+            }
             _ => return StoreOutcome::Conflict,
         }
         let revision = self.bump();
@@ -186,8 +191,10 @@ impl Store {
     }
 
     fn release(&mut self, node: usize, optime: Option<Lsn>, change: &mut Change) -> StoreOutcome {
-        if self.view.leader_name() != Some(&self.names[node]) {
-            return StoreOutcome::Conflict;
+        match self.view.leader_name() {
+            None => return StoreOutcome::Done { revision: Revision(self.revision) },
+            Some(name) if *name != self.names[node] => return StoreOutcome::Conflict,
+            Some(_) => {}
         }
         self.view.leader = None;
         if let Some(optime) = optime {
@@ -210,6 +217,9 @@ impl Store {
         if !self.leases.contains_key(&lease.0) {
             return StoreOutcome::LeaseGone;
         }
+        if self.view.initialize == Some(Initialize::InProgress) && self.initialize_lease == Some(lease.0) {
+            return StoreOutcome::Done { revision: Revision(self.revision) };
+        }
         if self.view.initialize.is_some() {
             return StoreOutcome::Conflict;
         }
@@ -219,8 +229,10 @@ impl Store {
     }
 
     fn set_initialize(&mut self, id: SystemId, change: &mut Change) -> StoreOutcome {
-        if let Some(Initialize::Done(_)) = self.view.initialize {
-            return StoreOutcome::Conflict;
+        match self.view.initialize {
+            Some(Initialize::Done(known)) if known == id => return StoreOutcome::Done { revision: Revision(self.revision) },
+            Some(Initialize::Done(_)) => return StoreOutcome::Conflict,
+            _ => {}
         }
         self.view.initialize = Some(Initialize::Done(id));
         self.initialize_lease = None;
@@ -277,12 +289,6 @@ impl Store {
         self.initialize_lease = None;
         self.leases.clear();
     }
-
-    /// `/sync`, for scenarios that need one.
-    pub fn set_sync(&mut self, value: SyncState) {
-        let revision = self.bump();
-        self.view.sync = Some(Versioned { revision, value });
-    }
 }
 
 fn parse_member(value: Value, lease: LeaseId) -> Member {
@@ -301,7 +307,8 @@ fn parse_member(value: Value, lease: LeaseId) -> Member {
         checkpoint_pending: pending,
         tags: Tags { nofailover, ..Tags::default() },
         lease,
-        raw: value,
+        // The core does not look at it, and copying documents would be most of the simulator's work.
+        raw: Value::Null,
     }
 }
 
@@ -311,8 +318,9 @@ pub fn self_test() -> Result<(), String> {
     let grant = StoreRequest::RenewLease { lease: None, ttl: Millis(1000) };
     let (StoreOutcome::Lease { lease, .. }, _) = store.apply(0, grant, 0) else { return Err("store: grant".to_owned()) };
     let taken = store.apply(0, StoreRequest::Acquire { lease }, 1).0;
-    let again = store.apply(1, StoreRequest::Acquire { lease }, 2).0;
-    if !matches!((taken, again), (StoreOutcome::Done { .. }, StoreOutcome::Conflict)) || store.holder() != Some(0) {
+    let foreign = store.apply(1, StoreRequest::Acquire { lease }, 2).0;
+    let again = store.apply(0, StoreRequest::Acquire { lease }, 2).0;
+    if !matches!((taken, foreign, again), (StoreOutcome::Done { .. }, StoreOutcome::Conflict, StoreOutcome::Done { .. })) || store.holder() != Some(0) {
         return Err("store: the leader key is created once".to_owned());
     }
     store.end_lease(lease.0);

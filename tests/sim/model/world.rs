@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use mastiff::ha::action::{Action, StoreRequest};
 use mastiff::ha::input::Input;
-use mastiff::ha::types::{Instant, JobId, LeaseId, RequestId};
+use mastiff::ha::types::{Instant, JobId, RequestId};
 
 use super::client::Clients;
 use super::network::Network;
@@ -160,6 +160,8 @@ pub struct World {
     pub next_unique: u64,
     /// `/status` when the present holder took the key.
     pub optime_at_acquire: u64,
+    /// When the store was wiped last: positions that were known then are not known any more.
+    pub wiped_at: Option<u64>,
     /// Faults are over.
     pub healed: bool,
     holder: Option<usize>,
@@ -190,6 +192,7 @@ impl World {
             trace,
             next_unique: 1,
             optime_at_acquire: 0,
+            wiped_at: None,
             healed: false,
             holder: None,
             steps: 0,
@@ -357,10 +360,5 @@ impl World {
     /// Whether a deliberately broken rule is in force.
     pub fn is_mutated(&self, mutation: Mutation) -> bool {
         self.options.mutation == Some(mutation)
-    }
-
-    /// World time at which a lease ends, by the store's truth.
-    pub fn lease_ends(&self, lease: LeaseId) -> Option<u64> {
-        self.store.leases.get(&lease.0).map(|lease| lease.expires)
     }
 }
