@@ -210,7 +210,7 @@ impl Pg {
             return PgState::Stopped(cluster.control());
         }
         if self.hung {
-            return PgState::Unresponsive;
+            return PgState::Unresponsive { as_standby: !matches!(self.proc, Proc::Starting { primary: true } | Proc::Primary) };
         }
         let role = match self.proc {
             Proc::Starting { primary } => {

@@ -168,7 +168,8 @@ impl World {
     pub fn observe_begin(&mut self, node: usize, id: RequestId, deadline: Millis) {
         let asked_at = self.nodes[node].clock.now(self.now);
         if self.nodes[node].pg.is_alive() && self.nodes[node].pg.hung {
-            let view = NodeView { observed_at: asked_at, pg: PgState::Unresponsive };
+            let pg = self.nodes[node].pg.observe(&self.names, Vec::new());
+            let view = NodeView { observed_at: asked_at, pg };
             self.send(node, deadline.0, Input::Observed { id, node: Box::new(view) });
             return;
         }
