@@ -23,7 +23,7 @@ pub mod tags;
 pub mod types;
 pub mod units;
 mod validate;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -98,7 +98,11 @@ fn mapping(text: &str, place: &str) -> Result<Map<String, Value>, Error> {
 }
 
 fn yaml_value(text: &str, place: &str) -> Result<Value, Error> {
-    serde_yaml::from_str(text).map_err(|error| Error::refused(format!("{place}: {error}")))
+    let parsed = crate::config::yaml::parse(text).map_err(|error| {
+        let line = error.line.map(|line| format!(" line {line}:")).unwrap_or_default();
+        Error::refused(format!("{place}:{line} {}", error.message))
+    })?;
+    Ok(parsed.value)
 }
 
 fn from_editor(session: &Session<'_>, before: &str, scope: &str) -> Result<(String, Map<String, Value>), Error> {

@@ -16,10 +16,10 @@ pub enum Error {
     #[error("Aborted!")]
     Aborted,
     /// Nobody reads the output any more.
-    #[error("cannot write the output: {0}")]
+    #[error("Cannot write the output: {0}")]
     Output(io::Error),
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("Cannot read {}: {source}", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum Error {
     #[error("{0}")]
     Editor(String),
     /// The runtime could not be started.
-    #[error("cannot start: {0}")]
+    #[error("Cannot start: {0}")]
     Runtime(io::Error),
 }
 

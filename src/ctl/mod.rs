@@ -104,27 +104,28 @@ fn within_runtime(session: &mut Session<'_>, parsed: &Parsed) -> Result<i32, Err
 }
 
 async fn dispatch(session: &mut Session<'_>, parsed: &Parsed) -> Result<i32, Error> {
+    // Boxed: one future for all commands would be as large as the sum of them, on the stack.
     let values = &parsed.values;
     match parsed.command.name {
-        "demote-cluster" => mode::demote(session, values).await,
-        "dsn" => inspect::dsn(session, values).await,
-        "edit-config" => edit::run(session, values).await,
-        "failover" => lead::run(session, values, lead::Kind::Failover).await,
-        "flush" => act::flush(session, values).await,
-        "history" => inspect::history(session, values).await,
-        "list" => inspect::list(session, values, Format::of(values.get("format"))).await,
-        "pause" => mode::pause(session, values, true).await,
-        "promote-cluster" => mode::promote(session, values).await,
-        "query" => query::run(session, values).await,
-        "reinit" => act::reinit(session, values).await,
-        "reload" => act::reload(session, values).await,
-        "remove" => mode::remove(session, values).await,
-        "restart" => act::restart(session, values).await,
-        "resume" => mode::pause(session, values, false).await,
-        "show-config" => inspect::show_config(session, values).await,
-        "switchover" => lead::run(session, values, lead::Kind::Switchover).await,
-        "topology" => inspect::list(session, values, Format::Topology).await,
-        "version" => inspect::version(session, values).await,
+        "demote-cluster" => Box::pin(mode::demote(session, values)).await,
+        "dsn" => Box::pin(inspect::dsn(session, values)).await,
+        "edit-config" => Box::pin(edit::run(session, values)).await,
+        "failover" => Box::pin(lead::run(session, values, lead::Kind::Failover)).await,
+        "flush" => Box::pin(act::flush(session, values)).await,
+        "history" => Box::pin(inspect::history(session, values)).await,
+        "list" => Box::pin(inspect::list(session, values, Format::of(values.get("format")))).await,
+        "pause" => Box::pin(mode::pause(session, values, true)).await,
+        "promote-cluster" => Box::pin(mode::promote(session, values)).await,
+        "query" => Box::pin(query::run(session, values)).await,
+        "reinit" => Box::pin(act::reinit(session, values)).await,
+        "reload" => Box::pin(act::reload(session, values)).await,
+        "remove" => Box::pin(mode::remove(session, values)).await,
+        "restart" => Box::pin(act::restart(session, values)).await,
+        "resume" => Box::pin(mode::pause(session, values, false)).await,
+        "show-config" => Box::pin(inspect::show_config(session, values)).await,
+        "switchover" => Box::pin(lead::run(session, values, lead::Kind::Switchover)).await,
+        "topology" => Box::pin(inspect::list(session, values, Format::Topology)).await,
+        "version" => Box::pin(inspect::version(session, values)).await,
         other => Err(Error::refused(format!("{other} is not offered yet"))),
     }
 }

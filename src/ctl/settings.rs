@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::Values;
 use super::error::Error;
+use crate::config;
 use crate::config::types::{EtcdConfig, Secret};
 
 /// What all commands need.
@@ -60,8 +61,12 @@ pub fn load(global: &Values, env: &Env) -> Result<Settings, Error> {
     Ok(settings)
 }
 
-fn from_file(_path: Option<&Path>, _env: &Env) -> Result<Settings, Error> {
-    Ok(Settings { namespace: "/service".to_owned(), ..Settings::default() })
+fn from_file(path: Option<&Path>, env: &Env) -> Result<Settings, Error> {
+    let found = config::load_ctl(path, env).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Error::Config(lines.join("\n"))
+    })?;
+    Ok(Settings { scope: found.scope, namespace: found.namespace, etcd: found.etcd, auth: found.ctl.authentication })
 }
 
 /// `etcd3://HOST:PORT/NAMESPACE`; every part may be missing. Certificates and users of the file stay.

@@ -45,7 +45,7 @@ impl Store {
 
     #[cfg(feature = "etcd")]
     async fn call(&self, request: StoreRequest) -> StoreOutcome {
-        self.etcd.call(request, PATIENCE).await
+        Box::pin(self.etcd.call(request, PATIENCE)).await
     }
 
     #[cfg(not(feature = "etcd"))]
@@ -55,7 +55,7 @@ impl Store {
 
     #[cfg(feature = "etcd")]
     async fn delete_scope(&self) -> Result<u64, DcsFailure> {
-        self.etcd.delete_scope(PATIENCE).await
+        Box::pin(self.etcd.delete_scope(PATIENCE)).await
     }
 
     #[cfg(not(feature = "etcd"))]

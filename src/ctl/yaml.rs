@@ -255,7 +255,7 @@ impl Emitter {
                 }
             }
             let inner = end > 0 && end + 1 < chars.len();
-            if inner && (here == Some(' ') || start >= end) && self.column + end.saturating_sub(start) > WIDTH && split {
+            if inner && (here == Some(' ') || start >= end) && self.column + end > WIDTH + start && split {
                 let mut data: String = chars.get(start..end).unwrap_or(&[]).iter().collect();
                 data.push('\\');
                 start = start.max(end);

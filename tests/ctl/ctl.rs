@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
+mod live;
+
 use std::fs;
 use std::path::Path;
 
