@@ -17,8 +17,6 @@ pub enum Verdict {
     FollowingNewLeader(MemberName),
     /// We hold the key and promote.
     Promoting,
-    /// A promotion did not end as it should: PostgreSQL is stopped before anybody else may lead.
-    PromotionFailed,
     /// We race for the key.
     Acquiring,
     /// A running primary takes the key back.
@@ -170,7 +168,6 @@ impl Verdict {
             Verdict::Acquiring => "promoted self to leader by acquiring session lock",
             Verdict::AcquiringAsPrimary => "acquired session lock as a leader",
             Verdict::RepairingKey => "updating the leader key of an earlier life",
-            Verdict::PromotionFailed => "stopping PostgreSQL because its promotion did not end in time",
             Verdict::NotAllowed => "following a different leader because I am not allowed to promote",
             Verdict::AskingPeers => "asking the other members",
             Verdict::WaitingForLease => "waiting for a lease of the store",

@@ -80,8 +80,6 @@ pub struct Memory {
     pub unlocked_since: Option<Instant>,
     /// Our claim of `/initialize` was sent and never answered: it may be ours.
     pub claim_unknown: bool,
-    /// A promotion was asked for and its end was not seen: a server in recovery may open for writes at any moment.
-    pub promotion_open: bool,
     /// After a refused promotion: no race before this.
     pub race_not_before: Instant,
     /// When each member was last seen in the store, for slots that are kept for the absent.
@@ -352,10 +350,6 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     }
     if let Some(job) = &memory.job {
         return Decision::nothing(Verdict::Busy(job.name));
-    }
-    if memory.promotion_open && facts.node.pg.running().is_some_and(|running| running.role == super::view::Role::Standby) {
-        // It cannot be taken back, and "in recovery" is no proof any more: down first, then everything else.
-        return Decision::postgres(Verdict::PromotionFailed, demotion_at_once());
     }
     if memory.bootstrap != BootstrapStep::None {
         return bootstrap::decide(facts);

@@ -124,7 +124,6 @@ impl Machine {
         let id = self.new_job_id();
         self.progress = None;
         self.memory.job = Some(RunningJob { id, name: job.name(), kind, started_at: self.now, cancelled: false });
-        self.memory.promotion_open |= matches!(job, Job::Promote { .. });
         out.push(Action::RunJob { id, job });
     }
 
@@ -207,7 +206,6 @@ impl Machine {
 
     fn promotion_ended(&mut self, done: bool, out: &mut Vec<Action>) {
         if done {
-            self.memory.promotion_open = false;
             self.checkpoint_pending = true;
             out.push(Action::Callback { event: "on_role_change", role: "primary" });
             out.push(Action::Background(Task::Checkpoint));

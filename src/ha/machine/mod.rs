@@ -252,9 +252,6 @@ impl Machine {
             memory.stream_progress_at = None;
             memory.was_primary &= node.pg.is_alive();
         }
-        if !node.pg.is_alive() || node.pg.is_primary() {
-            memory.promotion_open = false;
-        }
         if node.pg == PgState::Empty {
             memory.half_made = false;
         }
