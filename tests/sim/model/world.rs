@@ -162,7 +162,7 @@ pub struct World {
     pub next_unique: u64,
     /// `/status` when the present holder took the key.
     pub optime_at_acquire: u64,
-    /// When the store was wiped last: positions that were known then are not known any more.
+    /// When the store last lost keys that it should have kept: what was decided by them just before may be wrong.
     pub wiped_at: Option<u64>,
     /// Faults are over.
     pub healed: bool,
