@@ -90,8 +90,9 @@ impl Machine {
             _ => None,
         };
         if self.send_write(WriteKind::Release, StoreRequest::Release { optime, proof }, out) {
-            // From here on somebody else may lead.
+            // From here on somebody else may lead. A view that was asked for before may still show the key as ours.
             self.memory.lock = false;
+            self.view_floor = self.now + Millis(1);
             self.log(log::Level::Info, "Releasing leader key", out);
         }
     }
