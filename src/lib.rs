@@ -7,6 +7,7 @@ pub mod dcs;
 pub mod ha;
 pub mod http;
 pub mod log;
+pub mod marker;
 pub mod metrics;
 pub mod notify;
 pub mod postgres;

@@ -22,6 +22,7 @@ use crate::ha::view::ClusterView;
 use crate::ha::Machine;
 use crate::http::{self, Identity, Operator, Published, Server};
 use crate::log::{CRITICAL, HEARTBEAT};
+use crate::marker::Marker;
 use crate::notify;
 use crate::postgres::Postgres;
 use crate::signals::{Event, Signals};
@@ -95,6 +96,7 @@ struct Shell {
     calls: Rc<Cell<usize>>,
     /// PostgreSQL answered when it was last looked at: only then is the data directory written to.
     running: bool,
+    unfinished: Marker,
     /// Files or configuration changed and PostgreSQL does not know yet.
     reload_due: Rc<Cell<bool>>,
     name_checked: bool,
@@ -115,6 +117,10 @@ pub async fn run(config: Config, reload: Reload) -> Result<i32, Error> {
     let mut shell = Shell::new(config, reload, inputs, commands).await?;
     shell.start_watchers();
     let mut out = Vec::new();
+    if let Some(left) = shell.unfinished.found() {
+        log::warn!("an earlier life of this agent ended in the middle of work on the data directory: {left:?}");
+        shell.step(Input::Unfinished(left), &mut out);
+    }
     loop {
         timer.set(shell.machine.next_deadline())?;
         let input = tokio::select! {
@@ -171,6 +177,7 @@ impl Shell {
             cached,
             calls: Rc::new(Cell::new(0)),
             running: false,
+            unfinished: Marker::beside(data_dir(&config)),
             reload_due: Rc::new(Cell::new(false)),
             name_checked: false,
             jump: Jump::now(),
@@ -230,7 +237,10 @@ impl Shell {
                     self.run_task(Task::ReloadPostgres);
                 }
             }
-            Input::JobExited { .. } => self.job = None,
+            Input::JobExited { outcome, .. } => {
+                self.job = None;
+                self.unfinished.end(outcome);
+            }
             _ => {}
         }
     }
@@ -307,6 +317,7 @@ impl Shell {
     }
 
     fn run_job(&mut self, id: JobId, job: crate::ha::action::Job) {
+        self.unfinished.begin(&job);
         let (cancel, cancelled) = watch::channel(false);
         self.job = Some((id, cancel));
         let (progress, mut steps) = mpsc::channel(4);

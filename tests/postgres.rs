@@ -369,11 +369,11 @@ async fn frozen(node: &Node) {
     signal(rustix::process::Signal::STOP);
     rustix::process::kill_process(postmaster, rustix::process::Signal::CONT).unwrap();
     let begin = Instant::now();
-    assert_eq!(node.pg.observe(Duration::from_millis(300)).await.pg, PgState::Unresponsive);
+    assert!(matches!(node.pg.observe(Duration::from_millis(300)).await.pg, PgState::Unresponsive { .. }));
     assert!(begin.elapsed() < Duration::from_millis(400), "{:?}", begin.elapsed());
     signal(rustix::process::Signal::STOP);
     let begin = Instant::now();
-    assert_eq!(node.pg.observe(Duration::from_millis(300)).await.pg, PgState::Unresponsive);
+    assert!(matches!(node.pg.observe(Duration::from_millis(300)).await.pg, PgState::Unresponsive { .. }));
     assert!(begin.elapsed() < Duration::from_millis(400));
     signal(rustix::process::Signal::CONT);
     node.until(|_| true).await;
@@ -437,7 +437,7 @@ fn bad_surroundings() {
         let mut wrong = node.config.clone();
         wrong.superuser.password = Some(Secret("wrong".to_owned()));
         node.pg.reconfigure(wrong);
-        assert_eq!(node.look().await, PgState::Unresponsive);
+        assert!(matches!(node.look().await, PgState::Unresponsive { .. }));
         node.pg.reconfigure(node.config.clone());
         node.until(|_| true).await;
 

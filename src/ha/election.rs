@@ -122,7 +122,7 @@ mod tests {
 
     fn peers(position: u64, timeline: u32, tags: Tags, in_recovery: bool) -> PeersView {
         let status = PeerStatus { in_recovery, position: Lsn(position), timeline: Some(Timeline(timeline)), tags, ..PeerStatus::default() };
-        PeersView { asked_at: Instant(0), peers: [(MemberName::from("n2"), Some(status))].into() }
+        PeersView { asked_at: Instant(0), peers: [(MemberName::from("n2"), Some(status))].into(), ..PeersView::default() }
     }
 
     fn check(view: &PeersView) -> Result<(), Obstacle> {

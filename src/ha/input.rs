@@ -30,6 +30,8 @@ pub enum Input {
         /// What was found.
         node: Box<NodeView>,
     },
+    /// An earlier life of this agent ended in the middle of this. Sent once, before anything is observed.
+    Unfinished(Unfinished),
     /// Somebody wants to know how PostgreSQL is *now* (a peer before an election): look at it.
     Refresh,
     /// The postmaster ended (pidfd).
@@ -82,6 +84,17 @@ pub enum Input {
         /// For how long.
         by: Millis,
     },
+}
+
+/// Work on the data directory that did not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfinished {
+    /// A bootstrap: the database may stand and nobody knows of it.
+    Bootstrap,
+    /// A copy of another member into an empty directory.
+    Copy,
+    /// A rewind.
+    Rewind,
 }
 
 /// Signals that the core knows.

@@ -110,7 +110,7 @@ impl PostgresStopped {
         let cannot_write = match &node.pg {
             PgState::Empty | PgState::Stopped(_) => true,
             PgState::Running(running) => running.role == Role::Standby,
-            PgState::Unreadable { .. } | PgState::Starting { .. } | PgState::Unresponsive => false,
+            PgState::Unreadable { .. } | PgState::Starting { .. } | PgState::Unresponsive { .. } => false,
         };
         (cannot_write && node.observed_at >= not_before).then_some(PostgresStopped(()))
     }
@@ -159,7 +159,7 @@ mod tests {
         let node = NodeView { observed_at: Instant(10), pg: PgState::Empty };
         assert!(PostgresStopped::observe(&node, Instant(10)).is_some());
         assert!(PostgresStopped::observe(&node, Instant(11)).is_none());
-        let silent = NodeView { observed_at: Instant(10), pg: PgState::Unresponsive };
+        let silent = NodeView { observed_at: Instant(10), pg: PgState::Unresponsive { as_standby: true } };
         assert!(PostgresStopped::observe(&silent, Instant(0)).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! Can this data directory follow that upstream? Timelines and positions only; PostgreSQL manual 27.2 and `pg_rewind`.
 
 use super::types::{Lsn, Timeline};
-use super::view::{PgState, UpstreamHistory};
+use super::view::{HistoryEntry, PgState, UpstreamHistory};
 
 /// Where a data directory stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,12 @@ pub enum Relation {
     Unclear,
     /// We wrote what it does not have.
     Diverged,
+}
+
+/// Whether two histories name different ends of the same timeline: two primaries went on from different places under the same number.
+#[must_use]
+pub fn branches_differ(ours: &[HistoryEntry], upstream: &UpstreamHistory) -> bool {
+    ours.iter().any(|our| upstream.history.iter().any(|(timeline, end)| *timeline == our.timeline && *end != our.lsn))
 }
 
 /// Compares our end with the upstream's history.

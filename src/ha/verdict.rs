@@ -81,6 +81,8 @@ pub enum Verdict {
     Rewinding(MemberName),
     /// Diverged, and the configuration allows neither rewind nor a fresh copy.
     Diverged(MemberName),
+    /// A rewind failed for good, and the configuration does not allow a fresh copy.
+    Torn,
     /// The WAL that we need is gone, and the configuration does not allow a fresh copy.
     WalGone(MemberName),
     /// The data directory is removed, as configured or asked.
@@ -100,6 +102,8 @@ pub enum Verdict {
     WaitingForSuccessor,
     /// The agent ends and keeps the key: nobody has everything.
     KeepingKey,
+    /// A promotion did not end in time: PostgreSQL is stopped before anybody else may lead.
+    PromotionFailed,
     /// Orderly end of the agent.
     Stopping,
     /// In pause, with the sentence of the situation.
@@ -192,6 +196,8 @@ impl Verdict {
             Verdict::RemovingData => "removing data directory",
             Verdict::Restarting => "restart in progress",
             Verdict::Stopping => "stopping",
+            Verdict::Torn => "pg_rewind failed and left the data directory unusable: allow remove_data_directory_on_rewind_failure, or reinitialize",
+            Verdict::PromotionFailed => "stopping PostgreSQL because its promotion did not end in time",
             Verdict::WaitingForSuccessor => "waiting until a standby has received all WAL",
             Verdict::KeepingKey => "leader key is not released: no other member has received all WAL",
             Verdict::PausedDown => "PAUSE: postgres is not running",

@@ -232,7 +232,10 @@ pub enum PgState {
         control: Option<ControlData>,
     },
     /// The postmaster runs and gave no answer in time.
-    Unresponsive,
+    Unresponsive {
+        /// A signal file asks for recovery: PostgreSQL removes it before it opens for writes, so with the file it cannot write.
+        as_standby: bool,
+    },
     /// It answers.
     Running(PgRunning),
 }
@@ -256,7 +259,7 @@ impl PgState {
     /// Whether a postmaster is alive, answering or not.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        matches!(self, PgState::Starting { .. } | PgState::Unresponsive | PgState::Running(_))
+        matches!(self, PgState::Starting { .. } | PgState::Unresponsive { .. } | PgState::Running(_))
     }
 
     /// The system identifier, where it is known.
@@ -434,6 +437,8 @@ pub struct SlotRow {
 pub struct PeersView {
     /// When the questions were sent.
     pub asked_at: Instant,
+    /// Members that answered and whose PostgreSQL is starting: where they stand is not known yet.
+    pub starting: BTreeSet<MemberName>,
     /// One entry for each member that was asked; `None`: no usable answer.
     pub peers: BTreeMap<MemberName, Option<PeerStatus>>,
 }

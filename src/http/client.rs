@@ -1,6 +1,5 @@
 //! Calls to other members' REST API: every call under a deadline, every answer cut at a limit.
 
-use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -122,27 +121,34 @@ async fn exchange(target: &Target<'_>, url: &str, request: hyper::Request<Full<B
 
 /// Asks every member for its status at the same time. Returns within `deadline`; who has not answered by then is `None`.
 pub async fn ask_peers(peers: Vec<(MemberName, String)>, deadline: Duration, now: Instant) -> PeersView {
-    let mut view = PeersView { asked_at: now, peers: BTreeMap::new() };
+    let mut view = PeersView { asked_at: now, ..PeersView::default() };
     let mut questions = JoinSet::new();
     for (name, url) in peers {
         view.peers.insert(name.clone(), None);
         questions.spawn(async move {
             let answer = call("GET", &url, None, None, deadline).await;
             match answer {
-                Ok((200, body)) => (name, serde_json::from_slice(&body).ok().as_ref().and_then(peer_status)),
+                Ok((200, body)) => {
+                    let answer: Option<Value> = serde_json::from_slice(&body).ok();
+                    let state = answer.as_ref().and_then(|answer| answer.get("state")).and_then(Value::as_str);
+                    (name, state == Some("starting"), answer.as_ref().and_then(peer_status))
+                }
                 Ok((code, _)) => {
                     log::debug!("{url} answered {code}");
-                    (name, None)
+                    (name, false, None)
                 }
                 Err(error) => {
                     log::debug!("{error}");
-                    (name, None)
+                    (name, false, None)
                 }
             }
         });
     }
     while let Some(answered) = questions.join_next().await {
-        if let Ok((name, status)) = answered {
+        if let Ok((name, starting, status)) = answered {
+            if starting && status.is_none() {
+                view.starting.insert(name.clone());
+            }
             view.peers.insert(name, status);
         }
     }

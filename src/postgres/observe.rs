@@ -85,7 +85,7 @@ async fn look(shared: &Shared, end: Instant) -> PgState {
     shared.saw_postmaster(postmaster.pid());
     if postmaster.frozen {
         shared.complain("PostgreSQL is stopped by a signal (SIGSTOP): it accepts nobody");
-        return PgState::Unresponsive;
+        return unresponsive(&config);
     }
     // A server that says it is starting would only write the question into its log.
     let linked = || shared.link.try_lock().is_ok_and(|link| link.is_some());
@@ -157,8 +157,16 @@ pub(crate) async fn control(shared: &Shared, config: &PostgresConfig) -> Result<
 
 fn starting(config: &PostgresConfig, stopping: bool) -> PgState {
     let control: Option<ControlData> = controldata::read(&config.data_dir).ok().map(|control| control.data);
-    let signal = |name: &str| config.data_dir.join(name).exists();
-    PgState::Starting { stopping, as_standby: signal("standby.signal") || signal("recovery.signal"), control }
+    PgState::Starting { stopping, as_standby: asks_for_recovery(config), control }
+}
+
+fn unresponsive(config: &PostgresConfig) -> PgState {
+    PgState::Unresponsive { as_standby: asks_for_recovery(config) }
+}
+
+/// A signal file is there. PostgreSQL removes it before it opens for writes.
+fn asks_for_recovery(config: &PostgresConfig) -> bool {
+    ["standby.signal", "recovery.signal"].iter().any(|name| config.data_dir.join(name).exists())
 }
 
 /// Asks the server; a connection that broke is replaced once.
@@ -166,7 +174,7 @@ async fn ask(shared: &Shared, config: &Arc<PostgresConfig>, postmaster: &Postmas
     for attempt in 0..2 {
         let Ok(answer) = timeout_at(end, ask_once(shared, config, postmaster, end)).await else {
             shared.complain("PostgreSQL gives no answer in time");
-            return PgState::Unresponsive;
+            return unresponsive(config);
         };
         match answer {
             Ok(running) => {
@@ -177,7 +185,7 @@ async fn ask(shared: &Shared, config: &Arc<PostgresConfig>, postmaster: &Postmas
             Err(failure) => return judge(shared, config, postmaster, &failure.refused),
         }
     }
-    PgState::Unresponsive
+    unresponsive(config)
 }
 
 struct Failure {
@@ -194,7 +202,7 @@ fn judge(shared: &Shared, config: &PostgresConfig, postmaster: &Postmaster, refu
         (Refused::NotNow, _) | (Refused::NotListening(_), None | Some(Status::Starting)) => starting(config, false),
         (refused, _) => {
             shared.complain(&format!("PostgreSQL runs, but the agent cannot ask it: {}", refused.reason()));
-            PgState::Unresponsive
+            unresponsive(config)
         }
     }
 }

@@ -255,7 +255,7 @@ impl Scene {
         }
         let mut snapshot = self.base("n1");
         (snapshot.state, snapshot.role, snapshot.timeline) = ("stopped", "primary", None);
-        snapshot.node = Some(Arc::new(NodeView { observed_at: NOW, pg: PgState::Unresponsive }));
+        snapshot.node = Some(Arc::new(NodeView { observed_at: NOW, pg: PgState::Unresponsive { as_standby: false } }));
         (self, snapshot)
     }
 }

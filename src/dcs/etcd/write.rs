@@ -178,7 +178,9 @@ impl Inner {
         let key = self.key(Key::Initialize);
         let absent = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
         let put = TxnOp::put(key.as_str(), "", Some(PutOptions::new().with_lease(lease.0)));
-        let settled = self.transact(OPERATION, vec![absent], vec![put], &key, end).await?;
+        // Nobody may begin a new cluster beside a leader.
+        let nobody_leads = Compare::create_revision(self.key(Key::Leader), CompareOp::Equal, 0);
+        let settled = self.transact(OPERATION, vec![absent, nobody_leads], vec![put], &key, end).await?;
         // Empty on our lease: an earlier attempt was applied and its answer lost.
         settled.outcome(OPERATION, settled.holds(b"", Some(lease)))
     }

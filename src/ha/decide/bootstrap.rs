@@ -17,7 +17,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         (BootstrapStep::Failed, PgState::Empty) => give_back(),
         (BootstrapStep::Failed, _) => Decision::postgres(Verdict::BootstrapFailed, PgWanted::Removed(WipeReason::HalfMade)),
         (BootstrapStep::Done, PgState::Running(running)) => publish(facts, running.system_id),
-        (BootstrapStep::Done, PgState::Starting { .. } | PgState::Unresponsive) => Decision::nothing(Verdict::Starting),
+        (BootstrapStep::Done, PgState::Starting { .. } | PgState::Unresponsive { .. }) => Decision::nothing(Verdict::Starting),
         // A fresh database that stopped before anybody wrote to it: begin again.
         _ => Decision::postgres(Verdict::BootstrapFailed, PgWanted::Removed(WipeReason::HalfMade)),
     }
@@ -33,7 +33,10 @@ fn claim() -> Decision {
 
 /// The database stands: its identifier makes it the cluster's. From then on it is a member like any other.
 fn publish(facts: &Facts<'_>, id: SystemId) -> Decision {
+    let somebody_leads = facts.cluster.leader_name().is_some_and(|leader| *leader != facts.config.me);
     let wanted = match facts.cluster.initialize {
+        // Two claims crossed, or somebody with data took the key: nobody knows of this database yet, so it goes.
+        _ if somebody_leads => Wanted { postgres: PgWanted::Removed(WipeReason::HalfMade), ..Wanted::default() },
         // Our claim ended with our lease, and somebody else was quicker.
         Some(Initialize::Done(other)) if other != id => Wanted { postgres: PgWanted::Removed(WipeReason::HalfMade), ..Wanted::default() },
         _ => Wanted { initialize: InitializeWanted::Set(id), ..Wanted::default() },

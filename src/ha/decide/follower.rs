@@ -21,8 +21,8 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         PgState::Stopped(control) => stopped(facts, control),
         PgState::Starting { as_standby: false, stopping: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
         PgState::Starting { .. } => Decision::nothing(Verdict::Starting),
-        PgState::Unresponsive if facts.memory.was_primary => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
-        PgState::Unresponsive => Decision::nothing(Verdict::Unresponsive),
+        PgState::Unresponsive { as_standby: false } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
+        PgState::Unresponsive { .. } => Decision::nothing(Verdict::Unresponsive),
         PgState::Running(running) if running.role == Role::Primary => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
         PgState::Running(running) => standby(facts, running),
     }
@@ -64,12 +64,32 @@ fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
         return start(facts);
     }
     let Some(leader) = leader_upstream(facts) else { return start(facts) };
+    if facts.memory.torn {
+        return torn(facts, leader);
+    }
     // A former standby is started first: whether it can follow shows in the stream, and a wrong guess costs nothing.
     let was_standby = !control.was_primary();
     let known = facts.memory.upstream_failures >= HISTORY_ATTEMPTS;
     match history_of(facts, &leader) {
         Some(history) => judge(facts, &leader, history, Some(control)),
-        None if was_standby || known => start(facts),
+        None if (was_standby && !facts.memory.repair) || known => start(facts),
+        None => Decision::need(Verdict::CheckingHistory(leader.name.clone()), Need::Upstream(leader)),
+    }
+}
+
+/// A rewind was interrupted: the directory is of two minds until one succeeds.
+fn torn(facts: &Facts<'_>, leader: Upstream) -> Decision {
+    if facts.memory.rewind_failed || !facts.config.use_pg_rewind {
+        let allowed = facts.config.remove_data_directory_on_rewind_failure;
+        let wanted = if allowed { PgWanted::Removed(WipeReason::RewindFailed) } else { PgWanted::Leave };
+        let verdict = if allowed { Verdict::RemovingData } else { Verdict::Torn };
+        return Decision::postgres(verdict, wanted);
+    }
+    match history_of(facts, &leader) {
+        Some(history) if history.is_primary && facts.now >= facts.memory.copy_not_before => {
+            Decision::postgres(Verdict::Rewinding(leader.name.clone()), PgWanted::Rewound(leader))
+        }
+        Some(_) => Decision::nothing(Verdict::WaitingForUpstream(leader.name)),
         None => Decision::need(Verdict::CheckingHistory(leader.name.clone()), Need::Upstream(leader)),
     }
 }
@@ -122,7 +142,9 @@ fn judge(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, stoppe
         return Decision::nothing(Verdict::WaitingForUpstream(leader.name.clone()));
     }
     let Some(end) = LocalEnd::of(&facts.node.pg) else { return Decision::nothing(Verdict::Starting) };
-    match rewind::compare(end, history) {
+    let branched = facts.node.pg.running().is_some_and(|running| rewind::branches_differ(&running.history, history));
+    let relation = if branched { Relation::Diverged } else { rewind::compare(end, history) };
+    match relation {
         Relation::Ancestor => go_on(facts, leader, stopped),
         Relation::Unclear if facts.config.use_pg_rewind => diverged(facts, leader, history, stopped),
         Relation::Unclear => go_on(facts, leader, stopped),
@@ -162,8 +184,11 @@ fn rewind_now(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, s
     if !history.is_primary || checkpoint_pending || facts.now < facts.memory.copy_not_before {
         return Decision::nothing(Verdict::WaitingForUpstream(leader.name.clone()));
     }
-    let wanted = if stopped.is_some() { PgWanted::Rewound(leader.clone()) } else { stop_standby() };
-    Decision::postgres(Verdict::Rewinding(leader.name.clone()), wanted)
+    let verdict = Verdict::Rewinding(leader.name.clone());
+    if stopped.is_none() {
+        return stop_for_repair(verdict);
+    }
+    Decision::postgres(verdict, PgWanted::Rewound(leader.clone()))
 }
 
 /// The upstream has removed WAL that we need. A fresh copy, where the configuration lets data be removed for such a reason.
@@ -179,8 +204,17 @@ fn wal_gone(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>)
 }
 
 fn remove(reason: WipeReason, stopped: Option<&ControlData>) -> Decision {
-    let wanted = if stopped.is_some() { PgWanted::Removed(reason) } else { stop_standby() };
-    Decision::postgres(Verdict::RemovingData, wanted)
+    if stopped.is_none() {
+        return stop_for_repair(Verdict::RemovingData);
+    }
+    Decision::postgres(Verdict::RemovingData, PgWanted::Removed(reason))
+}
+
+/// The answer about the upstream may be too old once PostgreSQL is down: what was found is remembered.
+fn stop_for_repair(verdict: Verdict) -> Decision {
+    let mut decision = Decision::postgres(verdict, stop_standby());
+    decision.wanted.repair = true;
+    decision
 }
 
 fn stop_standby() -> PgWanted {

@@ -18,7 +18,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
         PgState::Stopped(control) => recover::stopped_leader(facts, control),
         PgState::Starting { .. } => recover::starting_leader(facts),
-        PgState::Unresponsive => Decision::nothing(Verdict::Unresponsive),
+        PgState::Unresponsive { .. } => Decision::nothing(Verdict::Unresponsive),
         PgState::Running(running) if running.role == Role::Standby => promote(facts),
         PgState::Running(running) => lead(facts, running),
     }
@@ -37,7 +37,7 @@ fn repair(facts: &Facts<'_>) -> Decision {
 
 /// The key is ours but the lease could not be renewed in time, although reads succeed.
 fn lease_ends(facts: &Facts<'_>) -> Decision {
-    if facts.node.pg.is_primary() || matches!(facts.node.pg, PgState::Starting { .. } | PgState::Unresponsive) {
+    if facts.node.pg.is_primary() || matches!(facts.node.pg, PgState::Starting { .. } | PgState::Unresponsive { .. }) {
         return Decision::postgres(Verdict::DemotingNoDcs, demotion(facts));
     }
     Decision::nothing(Verdict::WaitingForLease)

@@ -15,9 +15,9 @@ use std::collections::BTreeMap;
 
 use super::action::{StopMode, Upstream, WipeReason};
 use super::config::HaConfig;
-use super::input::RestartRequest;
+use super::input::{RestartRequest, Unfinished};
 use super::lease::LeaseClock;
-use super::types::{Instant, JobId, MemberName, Millis, SystemId, WallTime};
+use super::types::{Instant, JobId, MemberName, Millis, Revision, SystemId, WallTime};
 use super::verdict::Verdict;
 use super::view::{ClusterView, DcsHealth, HistoryEntry, NodeView, PeersView, PgState, UpstreamHistory};
 
@@ -52,12 +52,16 @@ pub struct Memory {
     pub start_not_before: Instant,
     /// No bootstrap, clone or rewind before this.
     pub copy_not_before: Instant,
+    /// What an earlier life of the agent left unfinished, until the first observation tells what it means.
+    pub left_unfinished: Option<Unfinished>,
     /// The directory holds a half-made copy of our own making.
     pub half_made: bool,
     /// When this standby last streamed, got on, or was given its upstream.
     pub stream_progress_at: Option<Instant>,
     /// Looks at the upstream's history that failed in a row.
     pub upstream_failures: u32,
+    /// A running standby was found unable to follow and is stopped for repair: it is not started again unrepaired.
+    pub repair: bool,
     /// A rewind ended with success at this time and streaming was not seen since.
     pub rewound_at: Option<Instant>,
     /// Rewinds that failed in a row.
@@ -74,8 +78,16 @@ pub struct Memory {
     pub reinitialize: Option<Reinitialize>,
     /// When we last saw a leader, for the patience with a named candidate.
     pub leaderless_since: Option<Instant>,
-    /// PostgreSQL was a primary when it last answered, or was made one since.
-    pub was_primary: bool,
+    /// A promotion was begun and did not end well: it may go on by itself until PostgreSQL is stopped.
+    pub promotion_open: bool,
+    /// PostgreSQL was started and was not seen running yet.
+    pub start_unproven: bool,
+    /// Since when PostgreSQL runs without a break, as far as this agent saw.
+    pub up_since: Option<Instant>,
+    /// A rewind was begun and did not end well: the directory must not be started before one does.
+    pub torn: bool,
+    /// The switchover request that was acted on last.
+    pub handed_over: Option<Revision>,
     /// Since when PostgreSQL writes (or may) without a key of ours.
     pub unlocked_since: Option<Instant>,
     /// Our claim of `/initialize` was sent and never answered: it may be ours.
@@ -167,6 +179,8 @@ pub struct Wanted {
     pub history: Option<Vec<HistoryEntry>>,
     /// PostgreSQL is stopped to hand the key over.
     pub handover: bool,
+    /// PostgreSQL is stopped to repair its data directory.
+    pub repair: bool,
     /// Clear `/failover`, for this reason.
     pub clear_failover: Option<String>,
     /// Member slots to create and to drop.
@@ -333,11 +347,18 @@ impl Facts<'_> {
 #[must_use]
 pub fn decide(facts: &Facts<'_>) -> Decision {
     let memory = facts.memory;
+    if memory.promotion_open && memory.job.is_none() && facts.node.pg.is_alive() && !facts.node.pg.is_primary() {
+        return Decision::postgres(Verdict::PromotionFailed, demotion_at_once());
+    }
     if memory.terminate {
         return stopping::decide(facts);
     }
     if let Some(decision) = half_made(facts) {
         return decision;
+    }
+    if memory.left_unfinished == Some(Unfinished::Bootstrap) && matches!(facts.node.pg, PgState::Stopped(_)) {
+        let reason = "it holds a bootstrap that was interrupted; remove it (and the note beside it) to begin again";
+        return Decision::nothing(Verdict::Unreadable(reason.to_owned()));
     }
     if let (PgState::Unreadable { reason }, None) = (&facts.node.pg, &memory.job) {
         return Decision::nothing(Verdict::Unreadable(reason.clone()));
@@ -400,11 +421,11 @@ fn without_store(facts: &Facts<'_>) -> Decision {
                 Decision::postgres(Verdict::DemotingNoDcs, demotion(facts))
             }
         }
-        PgState::Unresponsive if facts.memory.was_primary && !facts.leads() => Decision::postgres(Verdict::DemotingNoDcs, demotion(facts)),
+        PgState::Unresponsive { as_standby: false } if !facts.leads() => Decision::postgres(Verdict::DemotingNoDcs, demotion(facts)),
         PgState::Starting { as_standby: false, stopping: false, .. } if !facts.leads() => {
             Decision::postgres(Verdict::DemotingNoDcs, demotion(facts))
         }
-        PgState::Stopped(_) if facts.memory.dcs != DcsHealth::NeverSeen && !facts.memory.half_made => {
+        PgState::Stopped(_) if facts.memory.dcs != DcsHealth::NeverSeen && !facts.memory.half_made && !facts.memory.torn => {
             if facts.now < facts.memory.start_not_before {
                 return Decision::nothing(Verdict::NoDcs);
             }

@@ -31,7 +31,7 @@ fn with_key(facts: &Facts<'_>) -> Decision {
     match &facts.node.pg {
         PgState::Running(running) if running.role == Role::Primary && facts.leads() => paused(leader::decide(facts)),
         PgState::Running(running) if running.role == Role::Primary => paused(Decision::nothing(Verdict::WaitingForLease)),
-        PgState::Starting { .. } | PgState::Unresponsive => paused(Decision::nothing(Verdict::Unresponsive)),
+        PgState::Starting { .. } | PgState::Unresponsive { .. } => paused(Decision::nothing(Verdict::Unresponsive)),
         _ => paused(Decision::key(Verdict::Releasing, LeaderKey::Release)),
     }
 }

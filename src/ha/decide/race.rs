@@ -2,7 +2,7 @@
 
 use super::{bootstrap, demotion, switchover, Decision, Facts, LeaderKey, Need, PgWanted};
 use crate::ha::election::{self, Obstacle};
-use crate::ha::types::Millis;
+use crate::ha::types::{MemberName, Millis};
 use crate::ha::verdict::Verdict;
 use crate::ha::view::{Initialize, PeersView, PgRunning, PgState, Role};
 
@@ -18,9 +18,10 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     match &facts.node.pg {
         PgState::Empty => bootstrap::without_leader(facts),
         PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
-        PgState::Unresponsive if facts.memory.was_primary => Decision::postgres(Verdict::DemotingNoLock, demotion(facts)),
-        PgState::Unresponsive => Decision::nothing(Verdict::Unresponsive),
+        PgState::Unresponsive { as_standby: false } => Decision::postgres(Verdict::DemotingNoLock, demotion(facts)),
+        PgState::Unresponsive { .. } => Decision::nothing(Verdict::Unresponsive),
         PgState::Stopped(_) if facts.now < facts.memory.start_not_before => Decision::nothing(Verdict::StartingStandby),
+        PgState::Stopped(_) if facts.memory.torn => Decision::nothing(Verdict::Torn),
         // Whoever it was before: a member races from recovery, where it cannot write.
         PgState::Stopped(_) => Decision::postgres(Verdict::StartingStandby, PgWanted::Standby(None)),
         PgState::Starting { as_standby: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion(facts)),
@@ -73,6 +74,9 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
         return acquire();
     }
     let Some(peers) = facts.race_peers() else { return Decision::need(Verdict::AskingPeers, Need::Peers) };
+    if let Some(name) = wait_for_starting(facts, peers) {
+        return Decision::nothing(Verdict::NotHealthiest(format!("{name} is still starting and may have more WAL")));
+    }
     match switchover::may_race(facts) {
         Err(Some(candidate)) => return Decision::nothing(Verdict::WaitingForCandidate(candidate)),
         Err(None) => return Decision::nothing(Verdict::NotHealthiest("I was asked to step back".to_owned())),
@@ -86,6 +90,15 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
         _ => acquire(),
     }
 }
+
+/// After a blackout everybody starts at about the same time, and the first to answer need not be the one with the most WAL.
+fn wait_for_starting<'a>(facts: &Facts<'a>, peers: &'a PeersView) -> Option<&'a MemberName> {
+    let just_up = facts.memory.up_since.is_none_or(|since| facts.now.since(since) < BLACKOUT_PATIENCE);
+    peers.starting.iter().next().filter(|_| just_up)
+}
+
+/// How long one that just came up waits for others that are coming up.
+const BLACKOUT_PATIENCE: Millis = Millis(10_000);
 
 fn acquire() -> Decision {
     Decision::key(Verdict::Acquiring, LeaderKey::Acquire)

@@ -14,9 +14,12 @@ pub(super) fn leading(facts: &Facts<'_>) -> Option<Decision> {
         return (!facts.others().is_empty()).then(|| Decision::need(Verdict::AskingPeers, Need::Peers));
     };
     let by_hand = request.leader.is_none();
+    let timeline = facts.node.pg.running().map(|running| running.timeline);
     let good = |name: &MemberName| {
         let status = peers.peers.get(name).and_then(Option::as_ref);
-        election::is_good_candidate(facts.config, facts.cluster, name, status, by_hand)
+        // One that is not on our timeline (yet) could not take over: it would refuse itself.
+        let follows = status.is_some_and(|peer| peer.timeline.is_none() || peer.timeline == timeline);
+        follows && election::is_good_candidate(facts.config, facts.cluster, name, status, by_hand)
     };
     let possible = match &request.candidate {
         Some(candidate) => good(candidate),
@@ -35,8 +38,9 @@ fn due<'a>(facts: &Facts<'a>) -> Option<&'a FailoverRequest> {
     let request = &facts.cluster.failover.as_ref()?.value;
     let for_me = request.leader.as_ref().is_none_or(|leader| *leader == facts.config.me);
     let to_other = request.candidate.as_ref() != Some(&facts.config.me);
+    let acted_on = facts.memory.handed_over == facts.cluster.failover.as_ref().map(|failover| failover.revision);
     let now = request.scheduled_at.is_none_or(|at| at <= facts.memory.wall);
-    (for_me && to_other && now && !is_stale(facts, request)).then_some(request)
+    (for_me && to_other && now && !acted_on && !is_stale(facts, request)).then_some(request)
 }
 
 /// A schedule that passed while nobody could act on it.
@@ -47,7 +51,11 @@ fn is_stale(facts: &Facts<'_>, request: &FailoverRequest) -> bool {
 
 /// Why a running leader clears the request: done, not ours, or impossible.
 pub(super) fn answered(facts: &Facts<'_>) -> Option<String> {
-    let request = &facts.cluster.failover.as_ref()?.value;
+    let failover = facts.cluster.failover.as_ref()?;
+    let request = &failover.value;
+    if facts.memory.handed_over == Some(failover.revision) {
+        return Some("Cleaning up failover key: nobody took over".to_owned());
+    }
     if request.candidate.as_ref() == Some(&facts.config.me) {
         return Some("Cleaning up failover key: I am the leader already".to_owned());
     }

@@ -26,6 +26,8 @@ impl Machine {
             self.log(log::Level::Warn, verdict.sentence(&self.config.me), out);
         }
         if self.memory.job.is_none() {
+            self.memory.repair |= wanted.repair;
+            self.memory.can_follow &= !wanted.repair;
             self.apply_postgres(node, wanted.postgres, wanted.handover, out);
         }
         if let Some(code) = wanted.exit {
@@ -90,8 +92,9 @@ impl Machine {
             _ => None,
         };
         if self.send_write(WriteKind::Release, StoreRequest::Release { optime, proof }, out) {
-            // From here on somebody else may lead.
+            // From here on somebody else may lead. A view that was asked for before may still show the key as ours.
             self.memory.lock = false;
+            self.view_floor = self.now + Millis(1);
             self.log(log::Level::Info, "Releasing leader key", out);
         }
     }

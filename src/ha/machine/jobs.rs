@@ -27,6 +27,7 @@ impl Machine {
             }
             PgWanted::Removed(reason) => self.remove(node, reason, out),
             PgWanted::Rewound(source) => {
+                self.memory.torn = true;
                 if matches!(node.pg, PgState::Stopped(_)) {
                     self.start_job(JobKind::Rewind, Job::Rewind { source }, out);
                 }
@@ -80,7 +81,10 @@ impl Machine {
         if !node.pg.is_alive() {
             return;
         }
-        self.memory.handover |= handover;
+        if handover {
+            self.memory.handover = true;
+            self.memory.handed_over = self.cluster.as_ref().and_then(|cluster| cluster.failover.as_ref()).map(|failover| failover.revision);
+        }
         if node.pg.is_primary() {
             out.push(Action::Callback { event: "on_stop", role: "primary" });
         }
@@ -145,7 +149,6 @@ impl Machine {
             self.log(log::Level::Error, format!("{} failed: {reason}", job.name), out);
         }
         let done = outcome == JobOutcome::Done;
-        self.memory.was_primary |= job.kind == JobKind::Writable;
         match job.name {
             "bootstrap" => self.bootstrap_ended(done),
             "clone" => self.clone_ended(done),
@@ -172,6 +175,7 @@ impl Machine {
         if done {
             self.memory.reinitialize = None;
             self.memory.can_follow = true;
+            self.memory.repair = false;
             self.memory.rewind_failed = false;
             self.memory.rewound_at = None;
         } else {
@@ -185,7 +189,9 @@ impl Machine {
             return;
         }
         self.memory.half_made = false;
+        self.memory.torn = false;
         self.memory.rewind_failed = false;
+        self.memory.rewind_failures = 0;
         self.memory.rewound_at = None;
         if let Some(Reinitialize { wiped, .. }) = &mut self.memory.reinitialize {
             *wiped = true;
@@ -194,10 +200,16 @@ impl Machine {
 
     fn start_ended(&mut self, done: bool, kind: JobKind, out: &mut Vec<Action>) {
         if done {
+            // The postmaster lives. Whether it stays shows when it is looked at.
+            self.memory.start_unproven = true;
             let role = if kind == JobKind::Writable { "primary" } else { "replica" };
             out.push(Action::Callback { event: "on_start", role });
             return;
         }
+        self.count_failed_start();
+    }
+
+    pub(super) fn count_failed_start(&mut self) {
         self.memory.start_failures = self.memory.start_failures.saturating_add(1);
         let pause = Millis((500 << self.memory.start_failures.min(6)).min(30_000));
         self.memory.start_not_before = self.now + pause;
@@ -211,6 +223,8 @@ impl Machine {
             out.push(Action::Background(Task::Checkpoint));
         } else {
             self.memory.race_not_before = self.now + self.config.ttl;
+            // It may have been asked for and go on: from here on "in recovery" proves nothing until PostgreSQL was stopped.
+            self.memory.promotion_open = true;
         }
     }
 
@@ -218,7 +232,9 @@ impl Machine {
         self.memory.upstream = None;
         if done {
             self.memory.rewound_at = Some(self.now);
+            self.memory.torn = false;
             self.memory.can_follow = true;
+            self.memory.repair = false;
             self.memory.rewind_failures = 0;
             return;
         }

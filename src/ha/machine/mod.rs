@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use super::action::{Action, StoreRequest};
 use super::config::HaConfig;
-use super::decide::{decide, Decision, Facts, JobKind, Memory};
-use super::input::{Input, Progress, RestartRequest, Signal};
+use super::decide::{decide, BootstrapStep, Decision, Facts, JobKind, Memory};
+use super::input::{Input, Progress, RestartRequest, Signal, Unfinished};
 use super::lease::LeaseClock;
 use super::types::{Instant, JobId, LeaseId, Millis, RequestId, Revision};
 use super::verdict::Verdict;
-use super::view::{ClusterView, DcsHealth, NodeView, PgState, Role};
+use super::view::{ClusterView, DcsHealth, Initialize, NodeView, PgState, Role};
 
 /// The core's state between two inputs.
 #[derive(Debug)]
@@ -185,6 +185,10 @@ impl Machine {
             }
             Input::StoreChanged | Input::ClockJumped { .. } => Wake::Cycle,
             Input::Observed { id, node } => self.take_observation(id, *node),
+            Input::Unfinished(left) => {
+                self.memory.left_unfinished = Some(left);
+                Wake::Sleep
+            }
             Input::PostmasterExited => {
                 self.node_floor = self.now;
                 self.timers.observe_at = Some(self.now);
@@ -232,11 +236,14 @@ impl Machine {
 
     /// What an observation changes in the memory, whatever is decided.
     fn remember_observation(&mut self, node: &NodeView) {
+        let mut died_at_once = false;
         let memory = &mut self.memory;
         if let PgState::Running(running) = &node.pg {
             memory.start_failures = 0;
             memory.crashed_at = None;
-            memory.was_primary = running.role == Role::Primary;
+            memory.start_unproven = false;
+            memory.up_since.get_or_insert(self.now);
+            memory.promotion_open &= running.role == Role::Standby;
             let before = self.node.as_ref().and_then(|node| node.pg.running());
             let progressed = before.is_none_or(|old| old.position < running.position || old.upstream != running.upstream);
             if running.role == Role::Primary || running.streaming || progressed || memory.stream_progress_at.is_none() {
@@ -246,22 +253,46 @@ impl Machine {
                 memory.rewound_at = None;
                 memory.rewind_failed = false;
                 memory.can_follow = false;
+                memory.repair = false;
                 memory.upstream_failures = 0;
             }
         } else {
             memory.stream_progress_at = None;
-            memory.was_primary &= node.pg.is_alive();
+            memory.up_since = None;
+            memory.promotion_open &= node.pg.is_alive();
+            if memory.start_unproven && !node.pg.is_alive() {
+                memory.start_unproven = false;
+                died_at_once = true;
+            }
         }
+        if died_at_once {
+            self.count_failed_start();
+        }
+        let memory = &mut self.memory;
         if node.pg == PgState::Empty {
             memory.half_made = false;
         }
-        let poll = matches!(node.pg, PgState::Starting { .. } | PgState::Unresponsive);
+        self.judge_unfinished(node);
+        let poll = matches!(node.pg, PgState::Starting { .. } | PgState::Unresponsive { .. });
         if poll {
             self.timers.observe_at = Some(self.now + self.timers.observe_pause);
             self.timers.observe_pause = Millis((self.timers.observe_pause.0 * 3 / 2).min(POLL_SLOWEST.0));
         } else {
             self.timers.observe_pause = POLL_FASTEST;
         }
+    }
+
+    /// What an earlier life left is only believed where the directory looks like it: a note alone removes nothing.
+    fn judge_unfinished(&mut self, node: &NodeView) {
+        let memory = &mut self.memory;
+        match (memory.left_unfinished, &node.pg) {
+            (Some(Unfinished::Copy), PgState::Unreadable { .. }) => memory.half_made = true,
+            (Some(Unfinished::Copy), PgState::Stopped(control)) => memory.half_made = control.is_copy,
+            (Some(Unfinished::Rewind), PgState::Stopped(_)) => memory.torn = true,
+            (Some(Unfinished::Bootstrap), PgState::Stopped(_)) => return,
+            _ => {}
+        }
+        memory.left_unfinished = None;
     }
 
     fn take_peers(&mut self, id: RequestId, mut view: super::view::PeersView) -> Wake {
@@ -296,6 +327,7 @@ impl Machine {
         let Some(node) = self.node.clone().filter(|node| node.observed_at >= self.node_floor) else { return };
         let cluster = self.cluster.clone().unwrap_or_default();
         self.remember_before_decision(&cluster, &node);
+        self.give_up_lost_bootstrap(&cluster, out);
         let facts = Facts { config: &self.config, cluster: &cluster, node: &node, memory: &self.memory, now: self.now };
         let decision = decide(&facts);
         self.say(&decision, out);
@@ -309,7 +341,7 @@ impl Machine {
     }
 
     fn remember_before_decision(&mut self, cluster: &ClusterView, node: &NodeView) {
-        let writable = may_write(node, self.memory.was_primary);
+        let writable = may_write(node, self.memory.promotion_open);
         let memory = &mut self.memory;
         if memory.lock || !writable {
             memory.unlocked_since = None;
@@ -330,11 +362,11 @@ impl Machine {
         if !memory.lock && cluster.leader_name().is_some_and(|leader| *leader != self.config.me) {
             memory.handover = false;
         }
-        if memory.bootstrap == super::decide::BootstrapStep::Done
+        if memory.bootstrap == BootstrapStep::Done
             && cluster.system_id().is_some()
             && cluster.system_id() == node.pg.system_id()
         {
-            memory.bootstrap = super::decide::BootstrapStep::None;
+            memory.bootstrap = BootstrapStep::None;
         }
         self.take_due_restart();
     }
@@ -343,7 +375,7 @@ impl Machine {
     fn watch_lease(&mut self, out: &mut Vec<Action>) -> bool {
         let Some(node) = self.node.clone() else { return false };
         let job_writes = self.memory.job.as_ref().is_some_and(|job| job.kind == JobKind::Writable);
-        if !may_write(&node, self.memory.was_primary) && !job_writes {
+        if !may_write(&node, self.memory.promotion_open) && !job_writes {
             return false;
         }
         if self.cluster.as_ref().is_some_and(|cluster| cluster.is_paused()) && !job_writes {
@@ -362,6 +394,18 @@ impl Machine {
             return true;
         }
         self.now >= lease.stop_at()
+    }
+
+    /// Our database is being made and somebody else leads, or the claim is not ours any more: it must not come up beside theirs.
+    fn give_up_lost_bootstrap(&mut self, cluster: &ClusterView, out: &mut Vec<Action>) {
+        if self.memory.bootstrap != BootstrapStep::Claimed || self.memory.job.is_none() || self.memory.dcs != DcsHealth::Good {
+            return;
+        }
+        let somebody_leads = cluster.leader_name().is_some_and(|leader| *leader != self.config.me);
+        if somebody_leads || cluster.initialize != Some(Initialize::InProgress) {
+            self.log(log::Level::Error, "giving the bootstrap up: somebody else was quicker", out);
+            self.cancel_job(out);
+        }
     }
 
     fn fence(&mut self, why: &str, out: &mut Vec<Action>) {
@@ -487,10 +531,10 @@ impl Machine {
 }
 
 /// Whether PostgreSQL on this box writes, or would as soon as its start is through.
-fn may_write(node: &NodeView, was_primary: bool) -> bool {
+fn may_write(node: &NodeView, promotion_open: bool) -> bool {
     match &node.pg {
-        PgState::Unresponsive => was_primary,
-        PgState::Running(running) => running.role == Role::Primary,
+        PgState::Unresponsive { as_standby } => !as_standby,
+        PgState::Running(running) => running.role == Role::Primary || promotion_open,
         PgState::Starting { as_standby, stopping, .. } => !as_standby && !stopping,
         _ => false,
     }

@@ -93,7 +93,7 @@ impl Machine {
             }
         }
         match &node.pg {
-            PgState::Running(_) | PgState::Unresponsive => "running",
+            PgState::Running(_) | PgState::Unresponsive { .. } => "running",
             PgState::Starting { stopping: true, .. } => "stopping",
             PgState::Starting { .. } => "starting",
             PgState::Stopped(_) if self.memory.start_failures > 0 => "start failed",
@@ -111,7 +111,7 @@ impl Machine {
             PgState::Empty => "uninitialized",
             PgState::Stopped(control) if control.was_primary() && self.memory.lock => "primary",
             PgState::Stopped(control) if control.was_primary() => "demoted",
-            PgState::Unresponsive if self.memory.lock => "primary",
+            PgState::Unresponsive { .. } if self.memory.lock => "primary",
             _ => "replica",
         }
     }

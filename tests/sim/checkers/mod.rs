@@ -144,7 +144,7 @@ pub struct Checks {
     writer: writer::OneWriter,
     lease: lease::Permits,
     timelines: timelines::Timelines,
-        work: work::BoundedWork,
+    work: work::BoundedWork,
 }
 
 impl Checks {
@@ -177,8 +177,11 @@ impl Checks {
     }
 }
 
+/// A unit test that needs no harness.
+pub type SelfTest = fn() -> Result<(), String>;
+
 /// The unit tests of all checkers, by name.
-pub fn self_tests() -> Vec<(&'static str, fn() -> Result<(), String>)> {
+pub fn self_tests() -> Vec<(&'static str, SelfTest)> {
     vec![
         ("writer", writer::self_test),
         ("lease", lease::self_test),

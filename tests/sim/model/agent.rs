@@ -129,7 +129,7 @@ impl World {
         let mut line = format!("< {text}");
         for action in actions {
             if let Some(said) = super::describe::action(action) {
-                line.push_str("\n");
+                line.push('\n');
                 line.push_str(&format!("{:>16} {:<42}    > {said}", "", ""));
             }
         }
@@ -175,13 +175,15 @@ impl World {
                 }
             }
             Action::Publish(snapshot) => self.nodes[node].agent.published = Some(snapshot),
-            Action::Reply { to, .. } => {
-                if !self.nodes[node].agent.replies_due.remove(&to.0) {
-                    self.fact(Fact::Contract { node, what: "an answer to a command that was not asked or is answered" });
-                }
-            }
+            Action::Reply { to, .. } => self.replied(node, to.0),
             Action::Exit { code } => self.agent_exit(node, code),
             _ => {}
+        }
+    }
+
+    fn replied(&mut self, node: usize, to: u64) {
+        if !self.nodes[node].agent.replies_due.remove(&to) {
+            self.fact(Fact::Contract { node, what: "an answer to a command that was not asked or is answered" });
         }
     }
 

@@ -40,7 +40,7 @@ impl World {
             Kind::Suspend => self.suspend(node),
             Kind::WallStep => {
                 let by = (fault.arg / 2) as i64;
-                self.nodes[node].clock.step_wall(if fault.arg % 2 == 0 { by } else { -by });
+                self.nodes[node].clock.step_wall(if fault.arg.is_multiple_of(2) { by } else { -by });
             }
             Kind::WalLag => self.nodes[node].wal_lag_ms = fault.arg,
             Kind::Bulk => (0..self.nodes.len()).for_each(|node| self.write(node, fault.arg)),
@@ -203,6 +203,7 @@ impl World {
 
     fn lose_lease(&mut self, node: usize) {
         self.excuse_all();
+        self.wiped_at = Some(self.now);
         let lost: Vec<i64> = self.store.leases.iter().filter(|(_, lease)| lease.node == node).map(|(&id, _)| id).collect();
         for lease in lost {
             self.store.end_lease(lease);

@@ -151,7 +151,7 @@ impl World {
     /// Tells the checkers that PostgreSQL is about to be made writable.
     fn tell_promotion(&mut self, node: usize, start: bool) {
         let holds_key = self.store.holder() == Some(node);
-        let was_standby = self.nodes[node].pg.cluster().is_some_and(|cluster| !cluster.state.was_primary());
+        let was_standby = self.nodes[node].pg.cluster().is_some_and(|cluster| !cluster.control().was_primary());
         self.fact(Fact::Promotion { node, holds_key, without_branch: start && was_standby });
     }
 
@@ -374,8 +374,7 @@ impl World {
 
     fn cloned(&mut self, node: usize, source: Option<usize>) -> bool {
         let Some(mut copy) = self.source_cluster(node, source) else { return false };
-        copy.state = ControlState::InArchiveRecovery;
-        copy.note_recovery();
+        copy.is_copy = true;
         copy.slots.clear();
         self.nodes[node].pg.data = Data::Cluster(Box::new(copy));
         self.nodes[node].was_member = true;
@@ -413,6 +412,9 @@ impl World {
         ours.checkpoint = theirs.checkpoint;
         ours.seen_timeline = theirs.seen_timeline;
         ours.state = ControlState::InArchiveRecovery;
+        // A target that a first attempt left half-way is whole again.
+        ours.corrupt = None;
+        ours.is_copy = true;
         ours.slots.clear();
         ours.note_recovery();
         true

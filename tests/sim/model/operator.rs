@@ -17,7 +17,7 @@ impl World {
         let command = match fault.kind {
             Kind::Switchover => {
                 let leader = self.store.view().leader_name().cloned().unwrap_or_else(|| name(fault.node));
-                let candidate = (fault.at % 2 == 0).then(|| name(fault.peer));
+                let candidate = fault.at.is_multiple_of(2).then(|| name(fault.peer));
                 Command::Switchover { leader, candidate, scheduled_at: None }
             }
             Kind::Failover => Command::Failover { candidate: name(fault.peer) },

@@ -62,6 +62,9 @@ impl World {
         if pg.life != life {
             return;
         }
+        if let Some(cluster) = pg.cluster_mut() {
+            cluster.is_copy = false;
+        }
         match pg.proc {
             Proc::Starting { primary: true } => {
                 pg.proc = Proc::Primary;

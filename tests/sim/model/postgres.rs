@@ -35,6 +35,8 @@ pub struct Cluster {
     pub seen_timeline: u32,
     /// A rewind ended half-way, in this life of the agent: it never starts again.
     pub corrupt: Option<u32>,
+    /// A `backup_label` lies in it: a copy that never ran here.
+    pub is_copy: bool,
     /// Slots.
     pub slots: BTreeMap<String, Lsn>,
 }
@@ -53,6 +55,7 @@ impl Cluster {
             min_recovery: (0, 0),
             seen_timeline: 1,
             corrupt: None,
+            is_copy: false,
             slots: BTreeMap::new(),
         }
     }
@@ -67,7 +70,7 @@ impl Cluster {
             min_recovery_end: Lsn(self.min_recovery.1),
             min_recovery_timeline: Timeline(self.min_recovery.0),
             can_rewind: true,
-            is_copy: false,
+            is_copy: self.is_copy,
         }
     }
 
@@ -210,7 +213,7 @@ impl Pg {
             return PgState::Stopped(cluster.control());
         }
         if self.hung {
-            return PgState::Unresponsive;
+            return PgState::Unresponsive { as_standby: !matches!(self.proc, Proc::Starting { primary: true } | Proc::Primary) };
         }
         let role = match self.proc {
             Proc::Starting { primary } => {

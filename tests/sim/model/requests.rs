@@ -168,7 +168,8 @@ impl World {
     pub fn observe_begin(&mut self, node: usize, id: RequestId, deadline: Millis) {
         let asked_at = self.nodes[node].clock.now(self.now);
         if self.nodes[node].pg.is_alive() && self.nodes[node].pg.hung {
-            let view = NodeView { observed_at: asked_at, pg: PgState::Unresponsive };
+            let pg = self.nodes[node].pg.observe(&self.names, Vec::new());
+            let view = NodeView { observed_at: asked_at, pg };
             self.send(node, deadline.0, Input::Observed { id, node: Box::new(view) });
             return;
         }
@@ -215,21 +216,37 @@ impl World {
         self.nodes[node].pg.observe(&self.names, children)
     }
 
-    /// The others are asked over REST; each answers from what its core published.
+    /// The others are asked over REST; each looks at its PostgreSQL again and answers from what its core publishes then.
     pub fn ask_peers(&mut self, node: usize, id: RequestId, peers: &[(MemberName, String)], deadline: Millis) {
         let asked_at = self.nodes[node].clock.now(self.now);
+        let peers: Vec<usize> = peers.iter().filter_map(|(name, _)| index_of(name)).filter(|&peer| peer < self.nodes.len()).collect();
+        for &peer in &peers {
+            if self.ask_peer(node, peer).is_ok() {
+                let latency = self.net.latency();
+                self.send(peer, latency, Input::Refresh);
+            }
+        }
+        let life = self.nodes[node].agent.life;
+        let give_up_at = self.now + deadline.0;
+        let takes = self.nodes[node].rng.between(10, 80).min(deadline.0);
+        self.after(takes, Event::PeersAnswer { node, life, id, asked_at, peers, give_up_at });
+    }
+
+    /// The answers, and the silence, of those who were asked.
+    pub fn peers_answer(&mut self, node: usize, life: u32, id: RequestId, asked_at: Instant, peers: &[usize], give_up_at: u64) {
+        if self.nodes[node].agent.life != life || self.nodes[node].agent.process == Process::Dead {
+            return;
+        }
         let mut view = PeersView { asked_at, ..PeersView::default() };
         let mut takes = 2;
-        for (name, _) in peers {
-            let answer = index_of(name).ok_or(Silence::Refused).and_then(|peer| self.ask_peer(node, peer));
-            match &answer {
-                Ok(_) => takes = takes.max(2 * self.net.latency()),
-                Err(Silence::Refused) => {}
-                Err(Silence::NoAnswer) => takes = deadline.0,
+        for &peer in peers {
+            let answer = self.ask_peer(node, peer);
+            if matches!(answer, Err(Silence::NoAnswer)) {
+                takes = give_up_at.saturating_sub(self.now);
             }
-            view.peers.insert(name.clone(), answer.ok());
+            view.peers.insert(MemberName(self.names[peer].clone()), answer.ok());
         }
-        self.send(node, takes.min(deadline.0), Input::Peers { id, view });
+        self.send(node, takes, Input::Peers { id, view });
     }
 
     /// The upstream's history is read over SQL.
@@ -262,8 +279,6 @@ enum Silence {
     Refused,
     NoAnswer,
 }
-
-
 
 impl World {
     fn ask_peer(&self, node: usize, peer: usize) -> Result<PeerStatus, Silence> {

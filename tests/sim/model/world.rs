@@ -44,6 +44,8 @@ pub enum Event {
     Deliver { node: usize, life: u32, input: Box<Input> },
     /// An observation is made at its end rather than at its beginning.
     Observe { node: usize, life: u32, id: RequestId, asked_at: Instant },
+    /// The others look at their PostgreSQL again and answer.
+    PeersAnswer { node: usize, life: u32, id: RequestId, asked_at: Instant, peers: Vec<usize>, give_up_at: u64 },
     /// The agent goes on with its job.
     Job { node: usize, life: u32, id: JobId, step: JobStep },
     /// SIGQUIT becomes SIGKILL.
@@ -160,7 +162,7 @@ pub struct World {
     pub next_unique: u64,
     /// `/status` when the present holder took the key.
     pub optime_at_acquire: u64,
-    /// When the store was wiped last: positions that were known then are not known any more.
+    /// When the store last lost keys that it should have kept: what was decided by them just before may be wrong.
     pub wiped_at: Option<u64>,
     /// Faults are over.
     pub healed: bool,
@@ -272,6 +274,9 @@ impl World {
             Event::Wake { node, life } => self.wake(node, life),
             Event::Deliver { node, life, input } => self.deliver(node, life, *input),
             Event::Observe { node, life, id, asked_at } => self.observed(node, life, id, asked_at),
+            Event::PeersAnswer { node, life, id, asked_at, peers, give_up_at } => {
+                self.peers_answer(node, life, id, asked_at, &peers, give_up_at);
+            }
             Event::Job { node, life, id, step } => self.job_step(node, life, id, step),
             Event::FenceKill { node, life, pg_life } => {
                 if self.nodes[node].agent.life == life && self.nodes[node].pg.life == pg_life {
