@@ -10,7 +10,7 @@
 //!
 //! - [`ha`] is the core: no clock, no I/O, no threads. Time is an argument. All timing rules are in [`ha::lease`], and what is dangerous needs
 //!   a permit that only that module makes. The simulator in `tests/sim` runs this module unchanged.
-//! - [`shell`] is the main loop on one thread and makes no decision about high availability. Nothing on it blocks for longer than 100 ms.
+//! - [`shell`] is the main loop on one thread and makes no decision about high availability. Nothing on it may block: a step above 100 ms is logged.
 //! - [`dcs`] knows the keys and documents, and talks to etcd; [`postgres`] observes and changes this box's PostgreSQL; [`http`] is the REST API,
 //!   server and client. Every call has a deadline. They do not know each other.
 //! - [`config`] reads files, environment and dynamic configuration; [`ctl`] is the operator's command; [`tools`] are the program's other options.
