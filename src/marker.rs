@@ -18,7 +18,7 @@ pub struct Marker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Work {
     Begins(Unfinished),
-    /// The directory is being removed: nothing is left to warn of.
+    /// The directory is being removed: once that is done, nothing is left to warn of.
     Removes,
 }
 
@@ -54,7 +54,13 @@ impl Marker {
             Job::RemoveData { .. } => Some(Work::Removes),
             _ => None,
         };
-        if let (Some(Work::Begins(what)), Some(path)) = (self.current, &self.path) {
+        // A removal that is interrupted leaves no more than an unfinished copy does. What is noted already says more.
+        let begins = match self.current {
+            Some(Work::Begins(what)) => Some(what),
+            Some(Work::Removes) if self.found().is_none() => Some(Unfinished::Copy),
+            _ => None,
+        };
+        if let (Some(what), Some(path)) = (begins, &self.path) {
             let text = match what {
                 Unfinished::Rewind => "rewind",
                 Unfinished::Copy => "copy",
