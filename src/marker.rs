@@ -15,12 +15,9 @@ pub struct Marker {
     current: Option<Work>,
 }
 
+/// Work that leaves a note if it does not end well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Work {
-    Begins(Unfinished),
-    /// The directory is being removed: once that is done, nothing is left to warn of.
-    Removes,
-}
+struct Work(Unfinished);
 
 impl Marker {
     /// The note of this data directory: `DATA.unfinished` beside it.
@@ -48,19 +45,14 @@ impl Marker {
     /// A job begins.
     pub fn begin(&mut self, job: &Job) {
         self.current = match job {
-            Job::Bootstrap { .. } => Some(Work::Begins(Unfinished::Bootstrap)),
-            Job::Clone { .. } => Some(Work::Begins(Unfinished::Copy)),
-            Job::Rewind { .. } => Some(Work::Begins(Unfinished::Rewind)),
-            Job::RemoveData { .. } => Some(Work::Removes),
+            Job::Bootstrap { .. } => Some(Work(Unfinished::Bootstrap)),
+            Job::Clone { .. } => Some(Work(Unfinished::Copy)),
+            Job::Rewind { .. } => Some(Work(Unfinished::Rewind)),
+            // What a removal that was cut short leaves is no more a member than half a copy.
+            Job::RemoveData { .. } => Some(Work(Unfinished::Copy)),
             _ => None,
         };
-        // A removal that is interrupted leaves no more than an unfinished copy does. What is noted already says more.
-        let begins = match self.current {
-            Some(Work::Begins(what)) => Some(what),
-            Some(Work::Removes) if self.found().is_none() => Some(Unfinished::Copy),
-            _ => None,
-        };
-        if let (Some(what), Some(path)) = (begins, &self.path) {
+        if let (Some(Work(what)), Some(path)) = (self.current, &self.path) {
             let text = match what {
                 Unfinished::Rewind => "rewind",
                 Unfinished::Copy => "copy",

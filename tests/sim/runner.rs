@@ -136,6 +136,10 @@ fn is_expected(world: &World, node: usize, leader: usize) -> bool {
     if ours.system_id != theirs.system_id {
         return false;
     }
+    // Known limit (docs/decisions.md): nothing that PostgreSQL shows of its timelines tells twins apart.
+    if ours.wal.is_twin_of(&theirs.wal) {
+        return false;
+    }
     let diverged = !ours.wal.is_prefix_of(&theirs.wal);
     let copies = options.wipe_diverged && options.wipe_rewind_failed;
     // A rewind may repair a diverged one, but need not: it compares less than it should, and it may have failed before.

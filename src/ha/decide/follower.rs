@@ -72,7 +72,7 @@ fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
     let known = facts.memory.upstream_failures >= HISTORY_ATTEMPTS;
     match history_of(facts, &leader) {
         Some(history) => judge(facts, &leader, history, Some(control)),
-        None if was_standby || known => start(facts),
+        None if (was_standby && !facts.memory.repair) || known => start(facts),
         None => Decision::need(Verdict::CheckingHistory(leader.name.clone()), Need::Upstream(leader)),
     }
 }
@@ -184,8 +184,11 @@ fn rewind_now(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, s
     if !history.is_primary || checkpoint_pending || facts.now < facts.memory.copy_not_before {
         return Decision::nothing(Verdict::WaitingForUpstream(leader.name.clone()));
     }
-    let wanted = if stopped.is_some() { PgWanted::Rewound(leader.clone()) } else { stop_standby() };
-    Decision::postgres(Verdict::Rewinding(leader.name.clone()), wanted)
+    let verdict = Verdict::Rewinding(leader.name.clone());
+    if stopped.is_none() {
+        return stop_for_repair(verdict);
+    }
+    Decision::postgres(verdict, PgWanted::Rewound(leader.clone()))
 }
 
 /// The upstream has removed WAL that we need. A fresh copy, where the configuration lets data be removed for such a reason.
@@ -201,8 +204,17 @@ fn wal_gone(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>)
 }
 
 fn remove(reason: WipeReason, stopped: Option<&ControlData>) -> Decision {
-    let wanted = if stopped.is_some() { PgWanted::Removed(reason) } else { stop_standby() };
-    Decision::postgres(Verdict::RemovingData, wanted)
+    if stopped.is_none() {
+        return stop_for_repair(Verdict::RemovingData);
+    }
+    Decision::postgres(Verdict::RemovingData, PgWanted::Removed(reason))
+}
+
+/// The answer about the upstream may be too old once PostgreSQL is down: what was found is remembered.
+fn stop_for_repair(verdict: Verdict) -> Decision {
+    let mut decision = Decision::postgres(verdict, stop_standby());
+    decision.wanted.repair = true;
+    decision
 }
 
 fn stop_standby() -> PgWanted {

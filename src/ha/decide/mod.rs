@@ -60,6 +60,8 @@ pub struct Memory {
     pub stream_progress_at: Option<Instant>,
     /// Looks at the upstream's history that failed in a row.
     pub upstream_failures: u32,
+    /// A running standby was found unable to follow and is stopped for repair: it is not started again unrepaired.
+    pub repair: bool,
     /// A rewind ended with success at this time and streaming was not seen since.
     pub rewound_at: Option<Instant>,
     /// Rewinds that failed in a row.
@@ -177,6 +179,8 @@ pub struct Wanted {
     pub history: Option<Vec<HistoryEntry>>,
     /// PostgreSQL is stopped to hand the key over.
     pub handover: bool,
+    /// PostgreSQL is stopped to repair its data directory.
+    pub repair: bool,
     /// Clear `/failover`, for this reason.
     pub clear_failover: Option<String>,
     /// Member slots to create and to drop.

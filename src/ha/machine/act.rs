@@ -26,6 +26,8 @@ impl Machine {
             self.log(log::Level::Warn, verdict.sentence(&self.config.me), out);
         }
         if self.memory.job.is_none() {
+            self.memory.repair |= wanted.repair;
+            self.memory.can_follow &= !wanted.repair;
             self.apply_postgres(node, wanted.postgres, wanted.handover, out);
         }
         if let Some(code) = wanted.exit {

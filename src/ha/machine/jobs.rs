@@ -175,6 +175,7 @@ impl Machine {
         if done {
             self.memory.reinitialize = None;
             self.memory.can_follow = true;
+            self.memory.repair = false;
             self.memory.rewind_failed = false;
             self.memory.rewound_at = None;
         } else {
@@ -233,6 +234,7 @@ impl Machine {
             self.memory.rewound_at = Some(self.now);
             self.memory.torn = false;
             self.memory.can_follow = true;
+            self.memory.repair = false;
             self.memory.rewind_failures = 0;
             return;
         }

@@ -253,6 +253,7 @@ impl Machine {
                 memory.rewound_at = None;
                 memory.rewind_failed = false;
                 memory.can_follow = false;
+                memory.repair = false;
                 memory.upstream_failures = 0;
             }
         } else {

@@ -154,7 +154,8 @@ impl Machine {
             }
             WriteKind::Claim => self.claimed(revision.is_some(), failed),
             WriteKind::CancelInitialize => {
-                if revision.is_some() {
+                // A conflict means that there is no claim of ours any more: it went with the lease.
+                if !failed {
                     self.memory.bootstrap = BootstrapStep::None;
                 }
                 Wake::Cycle

@@ -48,7 +48,7 @@ impl World {
             Job::Bootstrap { .. } => *marker = Some(Unfinished::Bootstrap),
             Job::Clone { .. } => *marker = Some(Unfinished::Copy),
             Job::Rewind { .. } => *marker = Some(Unfinished::Rewind),
-            Job::RemoveData { .. } => *marker = marker.or(Some(Unfinished::Copy)),
+            Job::RemoveData { .. } => *marker = Some(Unfinished::Copy),
             _ => {}
         }
     }
