@@ -361,7 +361,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         let reason = "it holds a bootstrap that was interrupted; remove it (and the note beside it) to begin again";
         return Decision::nothing(Verdict::Unreadable(reason.to_owned()));
     }
-    if let (PgState::Unreadable { reason }, None) = (&facts.node.pg, &memory.job) {
+    if let (PgState::Unreadable { reason }, None, BootstrapStep::None) = (&facts.node.pg, &memory.job, memory.bootstrap) {
         return Decision::nothing(Verdict::Unreadable(reason.clone()));
     }
     if let Some(decision) = foreign_data(facts) {
