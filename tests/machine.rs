@@ -7,7 +7,8 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
+    Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -163,7 +164,9 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
+        self.out.retain(|action| {
+            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
+        });
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -196,4 +199,93 @@ fn a_silent_peer_does_not_stop_an_election_in_a_fast_cluster() {
         bench.cycle();
     }
     panic!("no race after five rounds");
+}
+
+#[test]
+fn data_that_appears_after_the_claim_is_not_removed() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.view.initialize = None;
+    bench.view.members = [member("n1")].into();
+    bench.start();
+    let claim = bench.store(|request| matches!(request, StoreRequest::ClaimInitialize { .. })).expect("a claim");
+    // The volume is mounted before the answer comes.
+    bench.pg = PgState::Stopped(samples::control(ControlState::ShutDown, 1, 100));
+    bench.step(Input::Refresh);
+    bench.pass(5);
+    bench.answer_observation();
+    bench.answer(claim, StoreOutcome::Done { revision: Revision(5) });
+    bench.view.initialize = Some(Initialize::InProgress);
+    for _ in 0..5 {
+        assert_eq!(bench.wipe(), None, "no job of ours ever wrote there");
+        match bench.job() {
+            Some((id, "start")) => {
+                bench.pg = standby("n2", false, 100);
+                bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+            }
+            Some((id, "stop")) => {
+                bench.pg = PgState::Stopped(samples::control(ControlState::ShutDownInRecovery, 1, 100));
+                bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+            }
+            _ => {}
+        }
+        bench.cycle();
+    }
+}
+
+#[test]
+fn who_failed_to_bootstrap_while_another_did_joins_the_other() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.view.initialize = None;
+    bench.start();
+    let claim = bench.store(|request| matches!(request, StoreRequest::ClaimInitialize { .. })).expect("a claim");
+    bench.answer(claim, StoreOutcome::Done { revision: Revision(5) });
+    let (id, name) = bench.job().expect("the bootstrap");
+    assert_eq!(name, "bootstrap");
+    bench.view.initialize = Some(Initialize::Done(samples::SYSTEM_ID));
+    bench.leader("n2", 7);
+    bench.step(Input::JobExited { id, outcome: JobOutcome::Failed("no space".to_owned()) });
+    for _ in 0..20 {
+        bench.cycle();
+        while let Some(cancel) = bench.store(|request| matches!(request, StoreRequest::CancelInitialize)) {
+            bench.answer(cancel, StoreOutcome::Conflict);
+        }
+        if bench.job().is_some_and(|(_, name)| name == "clone") {
+            return;
+        }
+    }
+    panic!("it never becomes a member");
+}
+
+#[test]
+fn who_bootstrapped_too_late_joins_the_other() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.view.initialize = None;
+    bench.start();
+    let claim = bench.store(|request| matches!(request, StoreRequest::ClaimInitialize { .. })).expect("a claim");
+    bench.answer(claim, StoreOutcome::Done { revision: Revision(5) });
+    let (id, _) = bench.job().expect("the bootstrap");
+    bench.view.initialize = Some(Initialize::Done(mastiff::ha::types::SystemId(5)));
+    bench.leader("n2", 7);
+    bench.pg = primary();
+    bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+    for _ in 0..30 {
+        bench.cycle();
+        while let Some(cancel) = bench.store(|request| matches!(request, StoreRequest::CancelInitialize)) {
+            bench.answer(cancel, StoreOutcome::Conflict);
+        }
+        match bench.job() {
+            Some((id, "stop")) => {
+                bench.pg = PgState::Stopped(samples::control(ControlState::ShutDown, 1, 100));
+                bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+            }
+            Some((id, "remove data")) => {
+                assert_ne!(bench.pg, PgState::Empty, "an empty directory is not removed again and again");
+                bench.pg = PgState::Empty;
+                bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+            }
+            Some((_, "clone")) => return,
+            _ => {}
+        }
+    }
+    panic!("it never becomes a member");
 }

@@ -154,7 +154,8 @@ impl Machine {
             }
             WriteKind::Claim => self.claimed(revision.is_some(), failed),
             WriteKind::CancelInitialize => {
-                if revision.is_some() {
+                // A definite no: the claim is not there any more, so there is nothing to give back.
+                if revision.is_some() || !failed {
                     self.memory.bootstrap = BootstrapStep::None;
                 }
                 Wake::Cycle
