@@ -289,3 +289,18 @@ fn who_bootstrapped_too_late_joins_the_other() {
     }
     panic!("it never becomes a member");
 }
+
+#[test]
+fn a_copy_that_refused_a_filled_directory_does_not_empty_it() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.leader("n2", 7);
+    bench.start();
+    let (id, name) = bench.job().expect("a copy");
+    assert_eq!(name, "clone");
+    bench.pg = PgState::Stopped(samples::control(ControlState::ShutDownInRecovery, 1, 100));
+    bench.step(Input::JobExited { id, outcome: JobOutcome::Refused("it is not empty".to_owned()) });
+    for _ in 0..5 {
+        assert_eq!(bench.wipe(), None);
+        bench.cycle();
+    }
+}

@@ -146,7 +146,12 @@ fn one(arguments: &Arguments, scenario: &Scenario, how: &str) -> Result<(), Stri
     let outcome = run(scenario, trace_of(arguments));
     match &outcome.violation {
         None => {
-            println!("{how}: all promises kept; {} steps, {} s simulated, timeline {}", outcome.steps, outcome.simulated / 1000, outcome.timeline);
+            println!(
+                "{how}: all promises kept; {} steps, {} s simulated, timeline {}",
+                outcome.steps,
+                outcome.simulated / 1000,
+                outcome.timeline
+            );
             Ok(())
         }
         Some(_) => Err(failure(arguments, scenario, &outcome, how)),
@@ -166,7 +171,12 @@ fn failure(arguments: &Arguments, scenario: &Scenario, outcome: &Outcome, how: &
     if let Some(path) = &arguments.shrink {
         let small = shrink::shrink(scenario, outcome);
         match small.to_lines().and_then(|lines| std::fs::write(path, lines).map_err(|error| error.to_string())) {
-            Ok(()) => text.push_str(&format!("\n  smallest: {} faults on {} nodes, --replay {}", small.faults.len(), small.options.nodes, path.display())),
+            Ok(()) => text.push_str(&format!(
+                "\n  smallest: {} faults on {} nodes, --replay {}",
+                small.faults.len(),
+                small.options.nodes,
+                path.display()
+            )),
             Err(error) => text.push_str(&format!("\n  {}: {error}", path.display())),
         }
     }

@@ -144,7 +144,7 @@ pub struct Checks {
     writer: writer::OneWriter,
     lease: lease::Permits,
     timelines: timelines::Timelines,
-        work: work::BoundedWork,
+    work: work::BoundedWork,
 }
 
 impl Checks {

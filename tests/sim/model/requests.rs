@@ -263,8 +263,6 @@ enum Silence {
     NoAnswer,
 }
 
-
-
 impl World {
     fn ask_peer(&self, node: usize, peer: usize) -> Result<PeerStatus, Silence> {
         let target = &self.nodes[peer];

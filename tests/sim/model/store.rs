@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use mastiff::ha::action::StoreRequest;
 use mastiff::ha::input::{DcsFailure, StoreOutcome};
 use mastiff::ha::types::{LeaseId, Lsn, MemberName, Millis, Revision, SystemId, Timeline};
-use mastiff::ha::view::{
-    ClusterStatus, ClusterView, FailoverRequest, HistoryEntry, Initialize, LeaderEntry, Member, Tags, Versioned,
-};
+use mastiff::ha::view::{ClusterStatus, ClusterView, FailoverRequest, HistoryEntry, Initialize, LeaderEntry, Member, Tags, Versioned};
 use serde_json::Value;
 
 /// A lease.
@@ -320,7 +318,9 @@ pub fn self_test() -> Result<(), String> {
     let taken = store.apply(0, StoreRequest::Acquire { lease }, 1).0;
     let foreign = store.apply(1, StoreRequest::Acquire { lease }, 2).0;
     let again = store.apply(0, StoreRequest::Acquire { lease }, 2).0;
-    if !matches!((taken, foreign, again), (StoreOutcome::Done { .. }, StoreOutcome::Conflict, StoreOutcome::Done { .. })) || store.holder() != Some(0) {
+    if !matches!((taken, foreign, again), (StoreOutcome::Done { .. }, StoreOutcome::Conflict, StoreOutcome::Done { .. }))
+        || store.holder() != Some(0)
+    {
         return Err("store: the leader key is created once".to_owned());
     }
     store.end_lease(lease.0);
