@@ -136,12 +136,14 @@ fn is_expected(world: &World, node: usize, leader: usize) -> bool {
     if ours.system_id != theirs.system_id {
         return false;
     }
+    // Known limit (docs/decisions.md): nothing that PostgreSQL shows of its timelines tells twins apart.
+    if ours.wal.is_twin_of(&theirs.wal) {
+        return false;
+    }
     let diverged = !ours.wal.is_prefix_of(&theirs.wal);
     let copies = options.wipe_diverged && options.wipe_rewind_failed;
-    // Torn by a rewind, and the agent that ran it is gone: a new one cannot know why it does not start, and removes nothing.
-    let forgotten = ours.corrupt.is_some_and(|life| life != target.agent.life);
     // A rewind may repair a diverged one, but need not: it compares less than it should, and it may have failed before.
-    !forgotten && (copies || (!diverged && ours.corrupt.is_none()))
+    copies || (!diverged && !ours.corrupt)
 }
 
 /// No member has data that may lead: all are empty (and the cluster was initialised), torn, behind the allowed lag, or of another cluster.
@@ -153,7 +155,7 @@ fn nobody_can_lead(world: &World) -> bool {
     let fit = |node: &crate::model::node::Node| match &node.pg.data {
         Data::Cluster(cluster) => {
             let behind = optime.saturating_sub(cluster.wal.end()) > lag;
-            cluster.system_id == id.0 && cluster.corrupt.is_none() && !behind && cluster.state != ControlState::StartingUp
+            cluster.system_id == id.0 && !cluster.corrupt && !behind && cluster.state != ControlState::StartingUp
         }
         _ => false,
     };

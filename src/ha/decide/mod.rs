@@ -17,6 +17,7 @@ use super::action::{StopMode, Upstream, WipeReason};
 use super::config::HaConfig;
 use super::input::{RestartRequest, Unfinished};
 use super::lease::LeaseClock;
+use super::rewind::Relation;
 use super::types::{Instant, JobId, MemberName, Millis, Revision, SystemId, WallTime};
 use super::verdict::Verdict;
 use super::view::{ClusterView, DcsHealth, HistoryEntry, NodeView, PeersView, PgState, UpstreamHistory};
@@ -60,8 +61,8 @@ pub struct Memory {
     pub stream_progress_at: Option<Instant>,
     /// Looks at the upstream's history that failed in a row.
     pub upstream_failures: u32,
-    /// A running standby was found unable to follow and is stopped for repair: it is not started again unrepaired.
-    pub repair: bool,
+    /// Why a running standby was stopped: it cannot follow. A stopped directory shows less of its history, so this is kept until it is mended.
+    pub repair: Option<Relation>,
     /// A rewind ended with success at this time and streaming was not seen since.
     pub rewound_at: Option<Instant>,
     /// Rewinds that failed in a row.
@@ -180,7 +181,7 @@ pub struct Wanted {
     /// PostgreSQL is stopped to hand the key over.
     pub handover: bool,
     /// PostgreSQL is stopped to repair its data directory.
-    pub repair: bool,
+    pub repair: Option<Relation>,
     /// Clear `/failover`, for this reason.
     pub clear_failover: Option<String>,
     /// Member slots to create and to drop.
@@ -324,7 +325,8 @@ impl Facts<'_> {
     /// The others' answers, if they were asked recently enough and after the last read of the store began to matter.
     #[must_use]
     pub fn fresh_peers(&self) -> Option<&PeersView> {
-        let limit = Millis((self.config.loop_wait.0 / 2).clamp(500, 2_000));
+        // Never below what an answer may take: it would be too old when it arrives, and the others would be asked for ever.
+        let limit = Millis((self.config.loop_wait.0 / 2).clamp(500, 2_000).max(self.config.peers_deadline().0 + 500));
         self.memory.peers.as_ref().filter(|peers| self.now.since(peers.asked_at) <= limit)
     }
 
@@ -360,7 +362,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         let reason = "it holds a bootstrap that was interrupted; remove it (and the note beside it) to begin again";
         return Decision::nothing(Verdict::Unreadable(reason.to_owned()));
     }
-    if let (PgState::Unreadable { reason }, None) = (&facts.node.pg, &memory.job) {
+    if let (PgState::Unreadable { reason }, None, BootstrapStep::None) = (&facts.node.pg, &memory.job, memory.bootstrap) {
         return Decision::nothing(Verdict::Unreadable(reason.clone()));
     }
     if let Some(decision) = foreign_data(facts) {

@@ -145,11 +145,16 @@ impl Machine {
         self.timers.observe_at = Some(self.now);
         self.timers.observe_pause = super::POLL_FASTEST;
         self.progress = None;
-        if let JobOutcome::Failed(reason) = &outcome {
+        if let JobOutcome::Failed(reason) | JobOutcome::Refused(reason) = &outcome {
             self.log(log::Level::Error, format!("{} failed: {reason}", job.name), out);
         }
         let done = outcome == JobOutcome::Done;
         match job.name {
+            // The directory holds something, and it is not of our making.
+            "bootstrap" | "clone" if matches!(outcome, JobOutcome::Refused(_)) => {
+                self.memory.half_made = false;
+                self.memory.copy_not_before = self.now + COPY_PAUSE;
+            }
             "bootstrap" => self.bootstrap_ended(done),
             "clone" => self.clone_ended(done),
             "remove data" => self.removal_ended(done),
@@ -175,7 +180,7 @@ impl Machine {
         if done {
             self.memory.reinitialize = None;
             self.memory.can_follow = true;
-            self.memory.repair = false;
+            self.memory.repair = None;
             self.memory.rewind_failed = false;
             self.memory.rewound_at = None;
         } else {
@@ -190,6 +195,7 @@ impl Machine {
         }
         self.memory.half_made = false;
         self.memory.torn = false;
+        self.memory.repair = None;
         self.memory.rewind_failed = false;
         self.memory.rewind_failures = 0;
         self.memory.rewound_at = None;
@@ -234,7 +240,7 @@ impl Machine {
             self.memory.rewound_at = Some(self.now);
             self.memory.torn = false;
             self.memory.can_follow = true;
-            self.memory.repair = false;
+            self.memory.repair = None;
             self.memory.rewind_failures = 0;
             return;
         }

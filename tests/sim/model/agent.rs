@@ -37,6 +37,9 @@ impl World {
         let life = agent.life;
         self.note(node, || "agent starts".to_owned());
         self.tell_agent(node, false, true);
+        if let Some(left) = self.nodes[node].marker {
+            self.step(node, Input::Unfinished(left));
+        }
         self.after(1, Event::Wake { node, life });
     }
 

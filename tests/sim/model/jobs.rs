@@ -1,7 +1,7 @@
 //! Jobs: the agent's own steps, and the child processes that work on the data directory.
 
 use mastiff::ha::action::{Job, StartAs, StopMode, Task, WipeReason};
-use mastiff::ha::input::{Input, JobOutcome};
+use mastiff::ha::input::{Input, JobOutcome, Unfinished};
 use mastiff::ha::lease::PromotePermit;
 use mastiff::ha::types::JobId;
 use mastiff::ha::view::ControlState;
@@ -19,12 +19,15 @@ impl World {
             self.fact(Fact::Contract { node, what: "a second job beside the one under way" });
             return;
         }
+        self.note_unfinished(node, &job);
         let deadline = match &job {
             Job::Bootstrap { deadline } | Job::Start { deadline, .. } | Job::Promote { deadline, .. } | Job::Restart { deadline, .. } => {
                 Some(deadline.0)
             }
             _ => None,
         };
+        self.nodes[node].works_on_data =
+            matches!(job, Job::Bootstrap { .. } | Job::Clone { .. } | Job::Rewind { .. } | Job::RemoveData { .. });
         self.nodes[node].agent.job = Some(RunningJob { id, job, child: false, told: false, second_half: false });
         let fork = self.takes(node, 2, 25);
         self.job_later(node, id, fork, JobStep::Begin);
@@ -38,7 +41,22 @@ impl World {
         self.after(delay, Event::Job { node, life, id, step });
     }
 
+    /// The note beside the data directory that the shell writes before such work begins.
+    fn note_unfinished(&mut self, node: usize, job: &Job) {
+        let marker = &mut self.nodes[node].marker;
+        match job {
+            Job::Bootstrap { .. } => *marker = Some(Unfinished::Bootstrap),
+            Job::Clone { .. } => *marker = Some(Unfinished::Copy),
+            Job::Rewind { .. } => *marker = Some(Unfinished::Rewind),
+            Job::RemoveData { .. } => *marker = Some(Unfinished::Copy),
+            _ => {}
+        }
+    }
+
     fn job_ended(&mut self, node: usize, id: JobId, outcome: JobOutcome) {
+        if outcome == JobOutcome::Done && self.nodes[node].works_on_data {
+            self.nodes[node].marker = None;
+        }
         self.nodes[node].agent.job = None;
         self.send(node, 1, Input::JobExited { id, outcome });
     }
@@ -304,22 +322,12 @@ impl World {
     /// A child process is killed: with its agent, or because the core asked for it.
     pub fn kill_child(&mut self, node: usize) {
         let torn = self.nodes[node].rng.chance(500);
-        let life = self.nodes[node].agent.life;
         let Some(job) = self.nodes[node].agent.job.as_mut().filter(|job| job.child) else { return };
         job.child = false;
         if let (Job::Rewind { .. }, true) = (&job.job, torn) {
             if let Some(cluster) = self.nodes[node].pg.cluster_mut() {
-                cluster.corrupt = Some(life);
+                cluster.corrupt = true;
             }
-        }
-        self.abandon(node);
-    }
-
-    /// What the agent finds of a copy or an initdb that nobody finished: the jobs work in a place of their own and leave nothing behind that
-    /// looks like data. A removal that was interrupted is finished by the next look.
-    fn abandon(&mut self, node: usize) {
-        if matches!(self.nodes[node].pg.data, Data::Partial) {
-            self.nodes[node].pg.data = Data::Empty;
         }
     }
 
@@ -356,9 +364,6 @@ impl World {
         };
         let goes_on = job.second_half && good;
         self.nodes[node].agent.job = Some(job);
-        if !good {
-            self.abandon(node);
-        }
         let step = if goes_on { JobStep::Poll } else { JobStep::ChildEnded(good) };
         self.job_later(node, id, 2, step);
     }
@@ -393,11 +398,10 @@ impl World {
     fn rewound(&mut self, node: usize, source: Option<usize>, fails: bool) -> bool {
         let source_cluster = self.source_cluster(node, source);
         let torn = self.nodes[node].rng.chance(300);
-        let life = self.nodes[node].agent.life;
         let Some(ours) = self.nodes[node].pg.cluster_mut() else { return false };
         let Some(theirs) = source_cluster.filter(|theirs| theirs.system_id == ours.system_id && !fails) else {
             if fails && torn {
-                ours.corrupt = Some(life);
+                ours.corrupt = true;
             }
             return false;
         };
@@ -413,7 +417,7 @@ impl World {
         ours.seen_timeline = theirs.seen_timeline;
         ours.state = ControlState::InArchiveRecovery;
         // A target that a first attempt left half-way is whole again.
-        ours.corrupt = None;
+        ours.corrupt = false;
         ours.is_copy = true;
         ours.slots.clear();
         ours.note_recovery();

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use mastiff::ha::action::{Job, Snapshot, StartAs};
 use mastiff::ha::config::HaConfig;
+use mastiff::ha::input::Unfinished;
 use mastiff::ha::types::{JobId, MemberName, Millis};
 use mastiff::ha::Machine;
 use serde_json::{json, Value};
@@ -113,6 +114,10 @@ pub struct Node {
     pub child_fails: bool,
     /// The cache file of the dynamic configuration.
     pub dynamic: Option<Value>,
+    /// The note beside the data directory: work on it that did not end.
+    pub marker: Option<Unfinished>,
+    /// The job under way works on the data directory as a whole.
+    pub works_on_data: bool,
     /// Reinitialisations that the operator asked for.
     pub reinit_asked: bool,
     /// The data directory was of a member once: it is no half-made one.
@@ -157,6 +162,8 @@ impl Node {
             slow_stop_ms: 0,
             child_fails: false,
             dynamic: None,
+            marker: None,
+            works_on_data: false,
             reinit_asked: false,
             was_member: false,
             last_change: (0, ""),

@@ -42,7 +42,7 @@ impl World {
         pg.stream = None;
         pg.started_at = self.now;
         let life = pg.life;
-        let corrupt = pg.cluster().is_some_and(|cluster| cluster.corrupt.is_some());
+        let corrupt = pg.cluster().is_some_and(|cluster| cluster.corrupt);
         if let (true, Some(cluster)) = (!primary, pg.cluster_mut()) {
             cluster.state = ControlState::InArchiveRecovery;
         }

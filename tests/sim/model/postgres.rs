@@ -33,8 +33,8 @@ pub struct Cluster {
     pub min_recovery: (u32, u64),
     /// The newest timeline of which a history file was seen.
     pub seen_timeline: u32,
-    /// A rewind ended half-way, in this life of the agent: it never starts again.
-    pub corrupt: Option<u32>,
+    /// A rewind ended half-way: it does not start before one succeeds.
+    pub corrupt: bool,
     /// A `backup_label` lies in it: a copy that never ran here.
     pub is_copy: bool,
     /// Slots.
@@ -54,7 +54,7 @@ impl Cluster {
             checkpoint: (1, end - 120),
             min_recovery: (0, 0),
             seen_timeline: 1,
-            corrupt: None,
+            corrupt: false,
             is_copy: false,
             slots: BTreeMap::new(),
         }

@@ -221,7 +221,7 @@ impl World {
         let asked_at = self.nodes[node].clock.now(self.now);
         let peers: Vec<usize> = peers.iter().filter_map(|(name, _)| index_of(name)).filter(|&peer| peer < self.nodes.len()).collect();
         for &peer in &peers {
-            if self.ask_peer(node, peer).is_ok() {
+            if matches!(self.ask_peer(node, peer), Ok(_) | Err(Silence::Starting)) {
                 let latency = self.net.latency();
                 self.send(peer, latency, Input::Refresh);
             }
@@ -241,8 +241,12 @@ impl World {
         let mut takes = 2;
         for &peer in peers {
             let answer = self.ask_peer(node, peer);
-            if matches!(answer, Err(Silence::NoAnswer)) {
-                takes = give_up_at.saturating_sub(self.now);
+            match answer {
+                Err(Silence::NoAnswer) => takes = give_up_at.saturating_sub(self.now),
+                Err(Silence::Starting) => {
+                    view.starting.insert(MemberName(self.names[peer].clone()));
+                }
+                _ => {}
             }
             view.peers.insert(MemberName(self.names[peer].clone()), answer.ok());
         }
@@ -278,6 +282,7 @@ impl World {
 enum Silence {
     Refused,
     NoAnswer,
+    Starting,
 }
 
 impl World {
@@ -292,6 +297,9 @@ impl World {
             Process::Running => {}
         }
         let snapshot = target.agent.published.as_ref().ok_or(Silence::Refused)?;
+        if snapshot.state == "starting" {
+            return Err(Silence::Starting);
+        }
         let running = snapshot.node.as_ref().and_then(|view| view.pg.running()).ok_or(Silence::Refused)?;
         Ok(PeerStatus {
             in_recovery: running.role == Role::Standby,

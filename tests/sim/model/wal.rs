@@ -52,6 +52,14 @@ impl Wal {
         self.recs.push(Rec { end: end + 120, id, timeline });
     }
 
+    /// Whether two primaries began a timeline of the same number at the same place: the histories are equal, the records are not.
+    pub fn is_twin_of(&self, other: &Wal) -> bool {
+        let at = self.common(other);
+        let (Some(our), Some(their)) = (self.recs.get(at), other.recs.get(at)) else { return false };
+        let begins = at.checked_sub(1).is_none_or(|before| self.recs[before].timeline != our.timeline);
+        begins && our.timeline == their.timeline
+    }
+
     /// Whether all of this is in `other`, at the same places.
     pub fn is_prefix_of(&self, other: &Wal) -> bool {
         match self.recs.last() {
