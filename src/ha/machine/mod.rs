@@ -212,7 +212,8 @@ impl Machine {
 
     fn take_terminate(&mut self, out: &mut Vec<Action>) -> Wake {
         self.memory.terminate = true;
-        if self.memory.job.as_ref().is_some_and(|job| matches!(job.kind, JobKind::Copy | JobKind::Rewind)) {
+        // A promotion that replays a lot of WAL may take long; PostgreSQL is stopped next, which ends what was requested.
+        if self.memory.job.as_ref().is_some_and(|job| matches!(job.kind, JobKind::Copy | JobKind::Rewind) || job.name == "promote") {
             self.cancel_job(out);
         }
         Wake::Cycle
