@@ -7,8 +7,7 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
-    Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -164,9 +163,7 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| {
-            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
-        });
+        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -303,4 +300,12 @@ fn a_copy_that_refused_a_filled_directory_does_not_empty_it() {
         assert_eq!(bench.wipe(), None);
         bench.cycle();
     }
+}
+
+#[test]
+fn an_adopted_server_that_does_not_answer_may_be_a_primary() {
+    let mut bench = Bench::new(PgState::Unresponsive);
+    bench.leader("n2", 7);
+    bench.start();
+    assert_eq!(bench.job().map(|(_, name)| name), Some("stop"));
 }

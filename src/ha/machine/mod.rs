@@ -117,7 +117,8 @@ impl Machine {
     pub fn new(config: HaConfig, now: Instant) -> Machine {
         Machine {
             config: Arc::new(config),
-            memory: Memory { race_not_before: Instant(0), ..Memory::default() },
+            // Until PostgreSQL was seen it may be a primary: one that an earlier life of the agent left, and that does not answer.
+            memory: Memory { race_not_before: Instant(0), was_primary: true, ..Memory::default() },
             now,
             next_id: 1,
             cluster: None,
