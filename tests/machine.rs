@@ -7,7 +7,8 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
+    Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -163,7 +164,9 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
+        self.out.retain(|action| {
+            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
+        });
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -308,4 +311,23 @@ fn an_adopted_server_that_does_not_answer_may_be_a_primary() {
     bench.leader("n2", 7);
     bench.start();
     assert_eq!(bench.job().map(|(_, name)| name), Some("stop"));
+}
+
+#[test]
+fn an_acquire_on_a_lease_that_is_gone_is_no_lock() {
+    let mut bench = Bench::new(standby("n2", false, 100));
+    bench.view.members = [member("n1")].into();
+    bench.start();
+    let acquire = bench.store(|request| matches!(request, StoreRequest::Acquire { .. })).expect("alone, it leads");
+    bench.pass(8_000);
+    bench.step(Input::Tick);
+    bench.pass(3_000);
+    bench.step(Input::Tick);
+    let renewal = bench.store(|request| matches!(request, StoreRequest::RenewLease { .. })).expect("a renewal");
+    bench.answer(renewal, StoreOutcome::LeaseGone);
+    bench.pass(1);
+    bench.answer_renewal(2);
+    bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
+    assert!(!bench.machine.memory().lock, "the key hung on lease 1");
+    assert_eq!(bench.job(), None);
 }

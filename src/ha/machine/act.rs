@@ -68,7 +68,7 @@ impl Machine {
             self.timers.renew_at = self.now;
             return;
         };
-        self.send_write(WriteKind::Acquire, StoreRequest::Acquire { lease: lease.id }, out);
+        self.send_write(WriteKind::Acquire { lease: lease.id }, StoreRequest::Acquire { lease: lease.id }, out);
     }
 
     fn repair(&mut self, out: &mut Vec<Action>) {

@@ -73,7 +73,9 @@ struct Pending {
 /// What a write to the store was for. At most one of each kind is in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum WriteKind {
-    Acquire,
+    Acquire {
+        lease: LeaseId,
+    },
     Repair {
         lease: LeaseId,
     },

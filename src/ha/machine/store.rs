@@ -143,7 +143,7 @@ impl Machine {
             _ => None,
         };
         match kind {
-            WriteKind::Acquire => self.acquired(revision),
+            WriteKind::Acquire { lease } => self.acquired(*lease, revision),
             WriteKind::Repair { lease } => self.repaired(*lease, revision),
             WriteKind::Release => self.released(revision.is_some()),
             WriteKind::Member => {
@@ -166,8 +166,10 @@ impl Machine {
         }
     }
 
-    fn acquired(&mut self, revision: Option<Revision>) -> Wake {
-        let (Some(revision), Some(lease)) = (revision, self.memory.lease) else { return Wake::Cycle };
+    fn acquired(&mut self, on: LeaseId, revision: Option<Revision>) -> Wake {
+        // Created on a lease that is not ours any more, the key is as good as gone.
+        let lease = self.memory.lease.filter(|lease| lease.id == on);
+        let (Some(revision), Some(lease)) = (revision, lease) else { return Wake::Cycle };
         self.view_floor = self.now;
         self.memory.lock = true;
         self.memory.handover = false;
