@@ -7,8 +7,7 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
-    Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -164,9 +163,7 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| {
-            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
-        });
+        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -330,4 +327,19 @@ fn an_acquire_on_a_lease_that_is_gone_is_no_lock() {
     bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
     assert!(!bench.machine.memory().lock, "the key hung on lease 1");
     assert_eq!(bench.job(), None);
+}
+
+#[test]
+fn a_read_that_was_sent_before_a_release_was_answered_is_old_even_in_the_same_millisecond() {
+    let mut bench = Bench::new(standby("n2", false, 100));
+    bench.view.members = [member("n1")].into();
+    bench.start();
+    // A read and the answer to our write in one millisecond.
+    let acquire = bench.store(|request| matches!(request, StoreRequest::Acquire { .. })).expect("alone, it leads");
+    bench.pass(2);
+    bench.step(Input::StoreChanged);
+    bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
+    assert!(bench.machine.memory().lock);
+    bench.answer_read();
+    assert!(bench.machine.memory().lock, "the read may not have seen the key");
 }

@@ -34,8 +34,14 @@ pub struct Machine {
     timers: Timers,
     /// Views of the store that were asked for before this are stale: we wrote to it since.
     view_floor: Instant,
+    /// The same as a number: two things in one millisecond are told apart by the order of their requests.
+    first_fresh_read: RequestId,
     /// Observations that were started before this are stale: a job ended since.
     node_floor: Instant,
+    /// The same as a number, see above.
+    first_fresh_look: RequestId,
+    /// No look since then was answered.
+    node_is_old: bool,
     /// The length that our lease was asked with.
     asked_ttl: Millis,
     /// A lease that replaces ours once the leader key hangs on it.
@@ -128,7 +134,10 @@ impl Machine {
             flight: Flight::default(),
             timers: Timers { cycle_at: now, cycle_started_at: now, observe_at: None, observe_pause: POLL_FASTEST, renew_at: now },
             view_floor: Instant(0),
+            first_fresh_read: RequestId(0),
             node_floor: Instant(0),
+            first_fresh_look: RequestId(0),
+            node_is_old: false,
             asked_ttl: Millis::ZERO,
             next_lease: None,
             verdict: None,
@@ -189,7 +198,7 @@ impl Machine {
             Input::StoreChanged | Input::ClockJumped { .. } => Wake::Cycle,
             Input::Observed { id, node } => self.take_observation(id, *node),
             Input::PostmasterExited => {
-                self.node_floor = self.now;
+                self.distrust_older_looks();
                 self.timers.observe_at = Some(self.now);
                 Wake::Cycle
             }
@@ -225,13 +234,21 @@ impl Machine {
     fn take_observation(&mut self, id: RequestId, mut node: NodeView) -> Wake {
         let Some(pending) = self.flight.observe.take_if(|pending| pending.id == id) else { return Wake::Sleep };
         node.observed_at = pending.sent_at;
-        if node.observed_at < self.node_floor {
+        if pending.id < self.first_fresh_look {
             self.timers.observe_at = Some(self.now);
             return Wake::Sleep;
         }
         self.remember_observation(&node);
+        self.node_is_old = false;
         self.node = Some(Arc::new(node));
         Wake::Decide
+    }
+
+    /// PostgreSQL was changed or ended: what was seen before does not count any more.
+    fn distrust_older_looks(&mut self) {
+        self.node_floor = self.now;
+        self.first_fresh_look = RequestId(self.next_id);
+        self.node_is_old = true;
     }
 
     /// What an observation changes in the memory, whatever is decided.
@@ -297,7 +314,7 @@ impl Machine {
         if self.flight.read.is_some() && self.memory.dcs == DcsHealth::NeverSeen {
             return;
         }
-        let Some(node) = self.node.clone().filter(|node| node.observed_at >= self.node_floor) else { return };
+        let Some(node) = self.node.clone().filter(|_| !self.node_is_old) else { return };
         let cluster = self.cluster.clone().unwrap_or_default();
         self.remember_before_decision(&cluster, &node);
         let facts = Facts { config: &self.config, cluster: &cluster, node: &node, memory: &self.memory, now: self.now };

@@ -27,7 +27,7 @@ impl Machine {
     fn take_read(&mut self, pending: Pending, outcome: StoreOutcome, out: &mut Vec<Action>) -> Wake {
         match outcome {
             // Asked before our own last write was answered: it may not show it.
-            StoreOutcome::View(_) if pending.sent_at < self.view_floor => Wake::Cycle,
+            StoreOutcome::View(_) if pending.id < self.first_fresh_read => Wake::Cycle,
             StoreOutcome::View(mut view) => {
                 view.read_at = pending.sent_at;
                 self.accept_view(*view, pending.sent_at, out);
@@ -45,6 +45,12 @@ impl Machine {
         }
         self.timers.cycle_at = self.timers.cycle_at.min(self.now + Millis(self.config.loop_wait.0.min(1_000)));
         Wake::Decide
+    }
+
+    /// A write of ours was answered: what was asked before may not show it.
+    pub(super) fn distrust_older_reads(&mut self) {
+        self.view_floor = self.now;
+        self.first_fresh_read = RequestId(self.next_id);
     }
 
     fn accept_view(&mut self, view: ClusterView, asked_at: Instant, out: &mut Vec<Action>) {
@@ -128,7 +134,7 @@ impl Machine {
         self.memory.lock = false;
         self.next_lease = None;
         self.member.forget();
-        self.view_floor = self.now;
+        self.distrust_older_reads();
         self.timers.renew_at = self.now;
         Wake::Cycle
     }
@@ -170,7 +176,7 @@ impl Machine {
         // Created on a lease that is not ours any more, the key is as good as gone.
         let lease = self.memory.lease.filter(|lease| lease.id == on);
         let (Some(revision), Some(lease)) = (revision, lease) else { return Wake::Cycle };
-        self.view_floor = self.now;
+        self.distrust_older_reads();
         self.memory.lock = true;
         self.memory.handover = false;
         self.set_leader(Some(LeaderEntry { name: self.config.me.clone(), lease: lease.id, revision }));
@@ -186,7 +192,7 @@ impl Machine {
         if self.memory.lease.is_none_or(|ours| ours.id != lease) {
             return Wake::Cycle;
         }
-        self.view_floor = self.now;
+        self.distrust_older_reads();
         self.memory.lock = true;
         self.set_leader(Some(LeaderEntry { name: self.config.me.clone(), lease, revision }));
         Wake::Decide
@@ -194,7 +200,7 @@ impl Machine {
 
     fn released(&mut self, done: bool) -> Wake {
         if done {
-            self.view_floor = self.now;
+            self.distrust_older_reads();
             self.memory.lock = false;
             self.memory.handover = false;
             self.memory.crashed_at = None;
