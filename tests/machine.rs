@@ -7,7 +7,8 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
+    Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -163,7 +164,9 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
+        self.out.retain(|action| {
+            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
+        });
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -342,4 +345,32 @@ fn a_read_that_was_sent_before_a_release_was_answered_is_old_even_in_the_same_mi
     assert!(bench.machine.memory().lock);
     bench.answer_read();
     assert!(bench.machine.memory().lock, "the read may not have seen the key");
+}
+
+#[test]
+fn a_new_ttl_is_asked_for_until_it_is_granted() {
+    let mut bench = Bench::new(standby("n2", true, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    let mut config = HaConfig::for_member("n1");
+    config.ttl = Millis::from_secs(20);
+    bench.step(Input::Config(Box::new(config)));
+    for round in 0..3 {
+        let id = loop {
+            bench.now = bench.machine.next_deadline().0.max(bench.now + 1);
+            bench.step(Input::Tick);
+            let grant = bench.take(|action| match action {
+                Action::Store { id, request: StoreRequest::RenewLease { lease, .. }, .. } => Some((*id, lease.is_none())),
+                _ => None,
+            });
+            if let Some((id, fresh)) = grant {
+                assert!(fresh, "round {round}: the old lease keeps its old length");
+                break id;
+            }
+            while let Some(id) = bench.read_asked() {
+                bench.answer(id, StoreOutcome::View(Box::new(bench.view.clone())));
+            }
+        };
+        bench.answer(id, StoreOutcome::Failed(DcsFailure::Timeout));
+    }
 }

@@ -42,7 +42,7 @@ pub struct Machine {
     first_fresh_look: RequestId,
     /// No look since then was answered.
     node_is_old: bool,
-    /// The length that our lease was asked with.
+    /// The length that our lease was granted for.
     asked_ttl: Millis,
     /// A lease that replaces ours once the leader key hangs on it.
     next_lease: Option<LeaseClock>,
@@ -63,6 +63,8 @@ struct Flight {
     read: Option<Pending>,
     observe: Option<Pending>,
     renew: Option<Pending>,
+    /// The length that it asks for.
+    renew_ttl: Millis,
     peers: Option<Pending>,
     upstream: Option<(Pending, super::types::MemberName)>,
     writes: BTreeMap<RequestId, WriteKind>,

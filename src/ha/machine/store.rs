@@ -76,7 +76,7 @@ impl Machine {
     pub(super) fn send_renew(&mut self, out: &mut Vec<Action>) {
         let id = self.new_id();
         let lease = self.memory.lease.filter(|_| self.asked_ttl == self.config.ttl).map(|lease| lease.id);
-        self.asked_ttl = self.config.ttl;
+        self.flight.renew_ttl = self.config.ttl;
         self.flight.renew = Some(Pending { id, sent_at: self.now });
         let deadline = self.read_deadline();
         out.push(Action::Store { id, request: StoreRequest::RenewLease { lease, ttl: self.config.ttl }, deadline });
@@ -101,6 +101,7 @@ impl Machine {
     fn renewed(&mut self, sent_at: Instant, id: LeaseId, ttl: Millis) -> Wake {
         // Never more than we asked for: a store that grants more must not make us slower than the others expect.
         let clock = LeaseClock { id, ttl: ttl.min(self.config.ttl), sent_at };
+        self.asked_ttl = self.flight.renew_ttl;
         self.timers.renew_at = self.timers.renew_at.max(sent_at) + self.renew_pause();
         if self.timers.renew_at <= self.now {
             self.timers.renew_at = self.now + self.renew_pause();
