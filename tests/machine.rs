@@ -7,8 +7,7 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
-    Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -164,9 +163,7 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| {
-            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
-        });
+        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -373,4 +370,21 @@ fn a_new_ttl_is_asked_for_until_it_is_granted() {
         };
         bench.answer(id, StoreOutcome::Failed(DcsFailure::Timeout));
     }
+}
+
+#[test]
+fn a_reinitialisation_is_forgotten_by_who_becomes_leader() {
+    let mut bench = Bench::new(standby("n2", true, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    bench.view.leader = None;
+    bench.step(Input::Command { reply: ReplyId(1), command: Command::Reinitialize { force: false, from_leader: false } });
+    bench.view.members = [member("n1")].into();
+    bench.answer_read();
+    bench.cycle();
+    let acquire = bench.store(|request| matches!(request, StoreRequest::Acquire { .. })).expect("alone, it leads");
+    bench.leader("n1", 1);
+    bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
+    assert!(bench.machine.memory().lock);
+    assert!(bench.machine.memory().reinitialize.is_none(), "it would remove the data of a former leader one day");
 }

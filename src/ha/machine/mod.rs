@@ -334,6 +334,10 @@ impl Machine {
     fn remember_before_decision(&mut self, cluster: &ClusterView, node: &NodeView) {
         let writable = may_write(node, self.memory.was_primary);
         let memory = &mut self.memory;
+        if memory.lock {
+            // Asked of a standby. The leader's data is the cluster's, and an old order must not remove it at some later change of roles.
+            memory.reinitialize = None;
+        }
         if memory.lock || !writable {
             memory.unlocked_since = None;
         } else if memory.unlocked_since.is_none() {
