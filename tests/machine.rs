@@ -7,7 +7,8 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
+    Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -163,7 +164,9 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
+        self.out.retain(|action| {
+            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
+        });
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -387,4 +390,26 @@ fn a_reinitialisation_is_forgotten_by_who_becomes_leader() {
     bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
     assert!(bench.machine.memory().lock);
     assert!(bench.machine.memory().reinitialize.is_none(), "it would remove the data of a former leader one day");
+}
+
+#[test]
+fn a_busy_leader_that_is_looked_at_often_does_not_write_its_status_as_often() {
+    let mut bench = Bench::new(primary());
+    bench.leader("n1", 1);
+    bench.start();
+    let mut writes = 0;
+    for round in 0..50 {
+        bench.pass(50);
+        bench.pg = PgState::Running(samples::primary(1, 200 + round));
+        bench.step(Input::Refresh);
+        bench.pass(1);
+        while bench.out.iter().any(|action| matches!(action, Action::Observe { .. })) {
+            bench.answer_observation();
+        }
+        while let Some(id) = bench.store(|request| matches!(request, StoreRequest::PutStatus { .. })) {
+            writes += 1;
+            bench.answer(id, StoreOutcome::Done { revision: Revision(20) });
+        }
+    }
+    assert!(writes <= 3, "{writes} writes in three seconds");
 }

@@ -185,7 +185,11 @@ impl Machine {
         retain_slots.sort();
         let status = &cluster.status;
         let same = status.optime == Some(running.position) && status.slots == slots;
-        if !same {
+        // Positions change with every transaction: written at the pace of the loop, however often somebody makes us look.
+        let pause = Millis(self.config.loop_wait.0 / 2);
+        let paced = self.status_written.as_ref().is_some_and(|(at, names)| self.now.since(*at) < pause && slots.keys().eq(names));
+        if !same && !paced {
+            self.status_written = Some((self.now, slots.keys().cloned().collect()));
             self.send_write(WriteKind::Status, StoreRequest::PutStatus { optime: running.position, slots, retain_slots }, out);
         }
     }

@@ -54,6 +54,8 @@ pub struct Machine {
     member: report::MemberDocument,
     checkpoint_pending: bool,
     dcs_seen_at: Option<Instant>,
+    /// When `/status` was written last, with which slots.
+    status_written: Option<(Instant, Vec<String>)>,
     exit_code: Option<i32>,
 }
 
@@ -150,6 +152,7 @@ impl Machine {
             member: report::MemberDocument::default(),
             checkpoint_pending: false,
             dcs_seen_at: None,
+            status_written: None,
             exit_code: None,
         }
     }
