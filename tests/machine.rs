@@ -7,8 +7,7 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
-    Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -164,9 +163,7 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| {
-            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
-        });
+        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -412,4 +409,24 @@ fn a_busy_leader_that_is_looked_at_often_does_not_write_its_status_as_often() {
         }
     }
     assert!(writes <= 3, "{writes} writes in three seconds");
+}
+
+#[test]
+fn a_failing_follow_is_not_repeated_at_once() {
+    let mut bench = Bench::new(standby("n3", false, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    let begin = bench.now;
+    let mut jobs = 0;
+    while bench.now < begin + 1_000 {
+        if let Some((id, name)) = bench.job() {
+            assert_eq!(name, "follow");
+            jobs += 1;
+            bench.pass(1);
+            bench.step(Input::JobExited { id, outcome: JobOutcome::Failed("no space left on device".to_owned()) });
+        }
+        bench.cycle();
+    }
+    assert!(jobs <= 3, "{jobs} times in a second");
+    let _ = peer(1);
 }

@@ -53,11 +53,11 @@ fn clone_source(facts: &Facts<'_>) -> Option<Upstream> {
 }
 
 fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
-    if facts.memory.reinitialize.is_some() {
-        return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::Reinitialize));
-    }
     if facts.now < facts.memory.start_not_before {
         return Decision::nothing(Verdict::StartingStandby);
+    }
+    if facts.memory.reinitialize.is_some() {
+        return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::Reinitialize));
     }
     // A fresh copy, or one that was just rewound: whether it can follow shows in the stream.
     if facts.memory.can_follow || control.is_copy {
@@ -89,7 +89,11 @@ fn standby(facts: &Facts<'_>, running: &PgRunning) -> Decision {
         return Decision::nothing(Verdict::Starting);
     };
     if running.upstream.as_deref() != Some(upstream.address()) {
-        return Decision::postgres(Verdict::FollowingNewLeader(upstream.name.clone()), PgWanted::Standby(Some(upstream)));
+        let verdict = Verdict::FollowingNewLeader(upstream.name.clone());
+        if facts.now < facts.memory.start_not_before {
+            return Decision::nothing(verdict);
+        }
+        return Decision::postgres(verdict, PgWanted::Standby(Some(upstream)));
     }
     let leader = facts.cluster.leader_name().cloned().unwrap_or_else(|| upstream.name.clone());
     if running.streaming {

@@ -158,6 +158,7 @@ impl Machine {
             "start" => self.start_ended(done, job.kind, out),
             "promote" => self.promotion_ended(done, out),
             "rewind" => self.rewind_ended(done),
+            "follow" if !done => self.memory.start_not_before = self.now + FOLLOW_PAUSE,
             "restart" => self.restart_ended(&outcome, out),
             _ => {}
         }
@@ -238,5 +239,7 @@ impl Machine {
 const BOOTSTRAP_DEADLINE: Millis = Millis(24 * 3600 * 1000);
 /// Between two attempts to copy, rewind or remove.
 const COPY_PAUSE: Millis = Millis(3_000);
+/// Between two attempts to point a standby elsewhere.
+const FOLLOW_PAUSE: Millis = Millis(1_000);
 /// So many failed rewinds in a row are a failure.
 const REWIND_ATTEMPTS: u32 = 2;
