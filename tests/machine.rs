@@ -7,7 +7,8 @@ use mastiff::ha::decide::samples;
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory, Versioned,
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
+    Versioned,
 };
 use mastiff::ha::Machine;
 
@@ -163,7 +164,9 @@ impl Bench {
 
     /// Everything that was asked for so far is of no interest any more.
     fn forget(&mut self) {
-        self.out.retain(|action| matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. }));
+        self.out.retain(|action| {
+            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
+        });
     }
 
     /// First facts: lease 1, the view and the look as they are set.
@@ -429,4 +432,36 @@ fn a_failing_follow_is_not_repeated_at_once() {
     }
     assert!(jobs <= 3, "{jobs} times in a second");
     let _ = peer(1);
+}
+
+#[test]
+fn a_primary_without_key_is_stopped_after_a_second_though_the_store_is_silent() {
+    let mut bench = Bench::new(primary());
+    bench.leader("n1", 1);
+    bench.start();
+    assert!(bench.machine.memory().lock);
+    bench.forget();
+    bench.cycle();
+    bench.forget();
+    let mut waited = 0;
+    // The next renewal says that the lease is gone, and from then on nothing answers.
+    loop {
+        let due = bench.machine.next_deadline().0;
+        bench.now = due.max(bench.now + 1);
+        bench.step(Input::Tick);
+        while bench.observe_asked().is_some() {}
+        while bench.read_asked().is_some() {}
+        if let Some(id) = bench.store(|request| matches!(request, StoreRequest::RenewLease { .. })) {
+            bench.answer(id, StoreOutcome::LeaseGone);
+            break;
+        }
+        waited += 1;
+        assert!(waited < 50, "no renewal");
+    }
+    let gone_at = bench.now;
+    while bench.job().is_none_or(|(_, name)| name != "stop") {
+        bench.now = bench.machine.next_deadline().0.max(bench.now + 1);
+        assert!(bench.now < gone_at + 1_500, "it wrote for {} ms without a key", bench.now - gone_at);
+        bench.step(Input::Tick);
+    }
 }

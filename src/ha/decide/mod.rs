@@ -388,6 +388,9 @@ fn foreign_data(facts: &Facts<'_>) -> Option<Decision> {
     })
 }
 
+/// How long a primary may write without its key: so long that it can take it (back), and no longer.
+pub const UNLOCKED_LIMIT: Millis = Millis(1_000);
+
 /// Exit code: the data directory belongs to another cluster.
 pub const EXIT_WRONG_CLUSTER: i32 = 66;
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::action::{Action, StoreRequest};
 use super::config::HaConfig;
-use super::decide::{decide, Decision, Facts, JobKind, Memory};
+use super::decide::{decide, Decision, Facts, JobKind, Memory, UNLOCKED_LIMIT};
 use super::input::{Input, Progress, RestartRequest, Signal};
 use super::lease::LeaseClock;
 use super::types::{Instant, JobId, LeaseId, Millis, RequestId, Revision};
@@ -382,8 +382,14 @@ impl Machine {
         if !self.memory.lock {
             if job_writes {
                 self.fence("the leader key was lost", out);
+                return false;
             }
-            return false;
+            if self.memory.dcs == DcsHealth::NeverSeen {
+                return false;
+            }
+            // Whoever else must answer first (a read of the store that hangs): the decision is due.
+            let since = *self.memory.unlocked_since.get_or_insert(self.now);
+            return self.memory.job.is_none() && self.now.since(since) > UNLOCKED_LIMIT;
         }
         let Some(lease) = self.memory.lease else { return false };
         if self.now >= lease.fence_at() {
@@ -487,6 +493,10 @@ impl Machine {
         if let Some(lease) = self.memory.lease.filter(|_| self.memory.lock) {
             let next = if self.now < lease.stop_at() { lease.stop_at() } else { lease.fence_at() };
             earlier((self.now < next).then_some(next));
+        }
+        if let (Some(since), false, None) = (self.memory.unlocked_since, self.memory.lock, &self.memory.job) {
+            let due = since + UNLOCKED_LIMIT + Millis(1);
+            earlier((self.now < due).then_some(due));
         }
         at.max(self.now + Millis(1))
     }
