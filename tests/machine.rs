@@ -465,3 +465,49 @@ fn a_primary_without_key_is_stopped_after_a_second_though_the_store_is_silent() 
         bench.step(Input::Tick);
     }
 }
+
+#[test]
+fn a_standby_that_got_on_is_not_compared_with_an_older_answer() {
+    let mut config = HaConfig::for_member("n1");
+    config.remove_data_directory_on_diverged_timelines = true;
+    let mut bench = Bench::with(config, standby("n2", false, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    let asked = |action: &Action| match action {
+        Action::ReadUpstream { id, .. } => Some(*id),
+        _ => None,
+    };
+    let mut question = None;
+    for _ in 0..10 {
+        bench.cycle();
+        question = question.or(bench.take(asked));
+        if question.is_some() {
+            break;
+        }
+    }
+    // The answer is as old as the question; meanwhile the standby streams past it and loses the stream again.
+    let id = question.expect("a question about the upstream");
+    let history = UpstreamHistory {
+        member: MemberName::from("n2"),
+        is_primary: true,
+        system_id: samples::SYSTEM_ID,
+        timeline: Timeline(1),
+        position: Lsn(120),
+        history: Vec::new(),
+        oldest_wal: None,
+    };
+    bench.step(Input::Upstream { id, result: Ok(history) });
+    bench.pg = standby("n2", true, 200);
+    bench.step(Input::Refresh);
+    bench.pass(2);
+    bench.answer_observation();
+    bench.pg = standby("n2", false, 200);
+    for _ in 0..10 {
+        bench.pass(450);
+        bench.step(Input::Refresh);
+        while bench.out.iter().any(|action| matches!(action, Action::Observe { .. })) {
+            bench.answer_observation();
+        }
+        assert_eq!(bench.job(), None, "a healthy standby was judged by an answer from before");
+    }
+}

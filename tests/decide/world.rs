@@ -196,6 +196,7 @@ impl World {
             "peers" => memory.peers = Some(PeersView { asked_at: NOW - Millis(500), peers: value.split(',').map(peer).collect() }),
             "old_peers" => memory.peers = Some(PeersView { asked_at: NOW - Millis(60_000), peers: value.split(',').map(peer).collect() }),
             "upstream" => memory.upstream = Some(upstream(value)),
+            "old_upstream" => memory.upstream = Some(UpstreamAnswer { asked_at: NOW - Millis(60_000), ..upstream(value) }),
             "upstream_failures" => memory.upstream_failures = value.parse().expect("number"),
             "handover" => memory.handover = true,
             "terminate" => memory.terminate = true,

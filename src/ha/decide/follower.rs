@@ -9,6 +9,8 @@ use crate::ha::view::{ControlData, PgRunning, PgState, Role, UpstreamHistory};
 
 /// How long a standby may be without WAL before its history is compared with the upstream's.
 const STREAM_PATIENCE: Millis = Millis(3_000);
+/// What the upstream has removed may be in the local `pg_wal` or come from an archive, a slow one too: a copy is made after so long without WAL.
+const ARCHIVE_PATIENCE: Millis = Millis(20_000);
 /// How long an answer about the upstream's history counts.
 const HISTORY_AGE: Millis = Millis(5_000);
 /// After so many failed looks at the upstream a stopped former primary is started as a standby anyway: it cannot write.
@@ -66,12 +68,18 @@ fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
     let Some(leader) = leader_upstream(facts) else { return start(facts) };
     // A former standby is started first: whether it can follow shows in the stream, and a wrong guess costs nothing.
     let was_standby = !control.was_primary();
+    let was_standby = was_standby && !was_judged(facts, &leader);
     let known = facts.memory.upstream_failures >= HISTORY_ATTEMPTS;
     match history_of(facts, &leader) {
         Some(history) => judge(facts, &leader, history, Some(control)),
         None if was_standby || known => start(facts),
         None => Decision::need(Verdict::CheckingHistory(leader.name.clone()), Need::Upstream(leader)),
     }
+}
+
+/// It was stopped for what the comparison said, maybe longer ago than an answer counts: then it is compared again, not started again.
+fn was_judged(facts: &Facts<'_>, leader: &Upstream) -> bool {
+    facts.memory.upstream.as_ref().is_some_and(|answer| answer.member == leader.name && answer.history.is_some())
 }
 
 fn start(facts: &Facts<'_>) -> Decision {
@@ -156,6 +164,8 @@ fn diverged(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, sto
         config.remove_data_directory_on_diverged_timelines.then_some(WipeReason::Diverged)
     };
     match reason {
+        // Nothing irreversible on the word of a member that is not primary (yet).
+        Some(_) if !history.is_primary => Decision::nothing(Verdict::WaitingForUpstream(leader.name.clone())),
         Some(reason) => remove(reason, stopped),
         None => Decision::nothing(Verdict::Diverged(leader.name.clone())),
     }
@@ -172,6 +182,10 @@ fn rewind_now(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, s
 
 /// The upstream has removed WAL that we need. A fresh copy, where the configuration lets data be removed for such a reason.
 fn wal_gone(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>) -> Decision {
+    let quiet = facts.memory.stream_progress_at.map_or(Millis::ZERO, |at| facts.now.since(at));
+    if stopped.is_none() && quiet < ARCHIVE_PATIENCE {
+        return Decision::nothing(Verdict::WaitingForStream(leader.name.clone()));
+    }
     if facts.config.remove_data_directory_on_diverged_timelines {
         return remove(WipeReason::Diverged, stopped);
     }

@@ -267,6 +267,8 @@ impl Machine {
             let progressed = before.is_none_or(|old| old.position < running.position || old.upstream != running.upstream);
             if running.role == Role::Primary || running.streaming || progressed || memory.stream_progress_at.is_none() {
                 memory.stream_progress_at = Some(self.now);
+                // What the upstream said before must not be compared with where we are now.
+                memory.upstream = None;
             }
             if running.role == Role::Primary || running.streaming {
                 memory.rewound_at = None;
@@ -302,7 +304,9 @@ impl Machine {
             return Wake::Sleep;
         };
         self.memory.upstream_failures = if result.is_ok() { 0 } else { self.memory.upstream_failures.saturating_add(1) };
-        self.memory.upstream = Some(super::decide::UpstreamAnswer { asked_at: pending.sent_at, member, history: result.ok() });
+        let outdated = self.memory.stream_progress_at.is_some_and(|at| at > pending.sent_at);
+        let answer = super::decide::UpstreamAnswer { asked_at: pending.sent_at, member, history: result.ok() };
+        self.memory.upstream = (!outdated).then_some(answer);
         Wake::Decide
     }
 
