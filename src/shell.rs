@@ -55,6 +55,9 @@ pub enum Error {
     /// The configuration demands a fence that this build does not have.
     #[error("watchdog.mode is required, but this build has no watchdog support: it would lead without the fence that is asked for")]
     NoWatchdog,
+    /// PostgreSQL's programs are not where the configuration says.
+    #[error("postgresql.bin_dir: {0} is not there or cannot be executed")]
+    NoProgram(String),
     /// A system call of the loop itself failed.
     #[error("cannot set up the main loop: {0}")]
     Setup(#[from] std::io::Error),
@@ -70,7 +73,7 @@ impl Error {
         match self {
             Error::NoStore | Error::NoWatchdog => EXIT_CONFIG,
             Error::NameInUse(_) => EXIT_NAME_IN_USE,
-            Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
+            Error::NoProgram(_) | Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
         }
     }
 }
@@ -161,6 +164,9 @@ impl Shell {
         say_warnings(&effective);
         if cached.is_some() {
             effective.ha.initial_dynamic.clone_from(&cached);
+        }
+        if let Some(program) = crate::postgres::missing_program(&effective.postgres) {
+            return Err(Error::NoProgram(program));
         }
         let published = Arc::new(Published::new());
         let identity = identity(&config, &effective);
@@ -253,7 +259,6 @@ impl Shell {
     }
 
     fn step(&mut self, input: Input, out: &mut Vec<Action>) {
-        log::trace!("input: {input:?}");
         let started = clock::now();
         self.machine.step(started, input, out);
         for action in out.drain(..) {

@@ -304,3 +304,210 @@ fn a_copy_that_refused_a_filled_directory_does_not_empty_it() {
         bench.cycle();
     }
 }
+
+#[test]
+fn an_adopted_server_that_does_not_answer_may_be_a_primary() {
+    let mut bench = Bench::new(PgState::Unresponsive { as_standby: false });
+    bench.leader("n2", 7);
+    bench.start();
+    assert_eq!(bench.job().map(|(_, name)| name), Some("stop"));
+}
+
+#[test]
+fn an_acquire_on_a_lease_that_is_gone_is_no_lock() {
+    let mut bench = Bench::new(standby("n2", false, 100));
+    bench.view.members = [member("n1")].into();
+    bench.start();
+    let acquire = bench.store(|request| matches!(request, StoreRequest::Acquire { .. })).expect("alone, it leads");
+    bench.pass(8_000);
+    bench.step(Input::Tick);
+    bench.pass(3_000);
+    bench.step(Input::Tick);
+    let renewal = bench.store(|request| matches!(request, StoreRequest::RenewLease { .. })).expect("a renewal");
+    bench.answer(renewal, StoreOutcome::LeaseGone);
+    bench.pass(1);
+    bench.answer_renewal(2);
+    bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
+    assert!(!bench.machine.memory().lock, "the key hung on lease 1");
+    assert_eq!(bench.job(), None);
+}
+
+#[test]
+fn a_read_that_was_sent_before_a_release_was_answered_is_old_even_in_the_same_millisecond() {
+    let mut bench = Bench::new(standby("n2", false, 100));
+    bench.view.members = [member("n1")].into();
+    bench.start();
+    // A read and the answer to our write in one millisecond.
+    let acquire = bench.store(|request| matches!(request, StoreRequest::Acquire { .. })).expect("alone, it leads");
+    bench.pass(2);
+    bench.step(Input::StoreChanged);
+    bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
+    assert!(bench.machine.memory().lock);
+    bench.answer_read();
+    assert!(bench.machine.memory().lock, "the read may not have seen the key");
+}
+
+#[test]
+fn a_new_ttl_is_asked_for_until_it_is_granted() {
+    let mut bench = Bench::new(standby("n2", true, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    let mut config = HaConfig::for_member("n1");
+    config.ttl = Millis::from_secs(20);
+    bench.step(Input::Config(Box::new(config)));
+    for round in 0..3 {
+        let id = loop {
+            bench.now = bench.machine.next_deadline().0.max(bench.now + 1);
+            bench.step(Input::Tick);
+            let grant = bench.take(|action| match action {
+                Action::Store { id, request: StoreRequest::RenewLease { lease, .. }, .. } => Some((*id, lease.is_none())),
+                _ => None,
+            });
+            if let Some((id, fresh)) = grant {
+                assert!(fresh, "round {round}: the old lease keeps its old length");
+                break id;
+            }
+            while let Some(id) = bench.read_asked() {
+                bench.answer(id, StoreOutcome::View(Box::new(bench.view.clone())));
+            }
+        };
+        bench.answer(id, StoreOutcome::Failed(DcsFailure::Timeout));
+    }
+}
+
+#[test]
+fn a_reinitialisation_is_forgotten_by_who_becomes_leader() {
+    let mut bench = Bench::new(standby("n2", true, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    bench.view.leader = None;
+    bench.step(Input::Command { reply: ReplyId(1), command: Command::Reinitialize { force: false, from_leader: false } });
+    bench.view.members = [member("n1")].into();
+    bench.answer_read();
+    bench.cycle();
+    let acquire = bench.store(|request| matches!(request, StoreRequest::Acquire { .. })).expect("alone, it leads");
+    bench.leader("n1", 1);
+    bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
+    assert!(bench.machine.memory().lock);
+    assert!(bench.machine.memory().reinitialize.is_none(), "it would remove the data of a former leader one day");
+}
+
+#[test]
+fn a_busy_leader_that_is_looked_at_often_does_not_write_its_status_as_often() {
+    let mut bench = Bench::new(primary());
+    bench.leader("n1", 1);
+    bench.start();
+    let mut writes = 0;
+    for round in 0..50 {
+        bench.pass(50);
+        bench.pg = PgState::Running(samples::primary(1, 200 + round));
+        bench.step(Input::Refresh);
+        bench.pass(1);
+        while bench.out.iter().any(|action| matches!(action, Action::Observe { .. })) {
+            bench.answer_observation();
+        }
+        while let Some(id) = bench.store(|request| matches!(request, StoreRequest::PutStatus { .. })) {
+            writes += 1;
+            bench.answer(id, StoreOutcome::Done { revision: Revision(20) });
+        }
+    }
+    assert!(writes <= 3, "{writes} writes in three seconds");
+}
+
+#[test]
+fn a_failing_follow_is_not_repeated_at_once() {
+    let mut bench = Bench::new(standby("n3", false, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    let begin = bench.now;
+    let mut jobs = 0;
+    while bench.now < begin + 1_000 {
+        if let Some((id, name)) = bench.job() {
+            assert_eq!(name, "follow");
+            jobs += 1;
+            bench.pass(1);
+            bench.step(Input::JobExited { id, outcome: JobOutcome::Failed("no space left on device".to_owned()) });
+        }
+        bench.cycle();
+    }
+    assert!(jobs <= 3, "{jobs} times in a second");
+    let _ = peer(1);
+}
+
+#[test]
+fn a_primary_without_key_is_stopped_after_a_second_though_the_store_is_silent() {
+    let mut bench = Bench::new(primary());
+    bench.leader("n1", 1);
+    bench.start();
+    assert!(bench.machine.memory().lock);
+    bench.forget();
+    bench.cycle();
+    bench.forget();
+    let mut waited = 0;
+    // The next renewal says that the lease is gone, and from then on nothing answers.
+    loop {
+        let due = bench.machine.next_deadline().0;
+        bench.now = due.max(bench.now + 1);
+        bench.step(Input::Tick);
+        while bench.observe_asked().is_some() {}
+        while bench.read_asked().is_some() {}
+        if let Some(id) = bench.store(|request| matches!(request, StoreRequest::RenewLease { .. })) {
+            bench.answer(id, StoreOutcome::LeaseGone);
+            break;
+        }
+        waited += 1;
+        assert!(waited < 50, "no renewal");
+    }
+    let gone_at = bench.now;
+    while bench.job().is_none_or(|(_, name)| name != "stop") {
+        bench.now = bench.machine.next_deadline().0.max(bench.now + 1);
+        assert!(bench.now < gone_at + 1_500, "it wrote for {} ms without a key", bench.now - gone_at);
+        bench.step(Input::Tick);
+    }
+}
+
+#[test]
+fn a_standby_that_got_on_is_not_compared_with_an_older_answer() {
+    let mut config = HaConfig::for_member("n1");
+    config.remove_data_directory_on_diverged_timelines = true;
+    let mut bench = Bench::with(config, standby("n2", false, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    let asked = |action: &Action| match action {
+        Action::ReadUpstream { id, .. } => Some(*id),
+        _ => None,
+    };
+    let mut question = None;
+    for _ in 0..10 {
+        bench.cycle();
+        question = question.or(bench.take(asked));
+        if question.is_some() {
+            break;
+        }
+    }
+    // The answer is as old as the question; meanwhile the standby streams past it and loses the stream again.
+    let id = question.expect("a question about the upstream");
+    let history = UpstreamHistory {
+        member: MemberName::from("n2"),
+        is_primary: true,
+        system_id: samples::SYSTEM_ID,
+        timeline: Timeline(1),
+        position: Lsn(120),
+        history: Vec::new(),
+        oldest_wal: None,
+    };
+    bench.step(Input::Upstream { id, result: Ok(history) });
+    bench.pg = standby("n2", true, 200);
+    bench.step(Input::Refresh);
+    bench.pass(2);
+    bench.answer_observation();
+    bench.pg = standby("n2", false, 200);
+    for _ in 0..10 {
+        bench.pass(450);
+        bench.step(Input::Refresh);
+        while bench.out.iter().any(|action| matches!(action, Action::Observe { .. })) {
+            bench.answer_observation();
+        }
+        assert_eq!(bench.job(), None, "a healthy standby was judged by an answer from before");
+    }
+}

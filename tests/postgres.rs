@@ -575,3 +575,25 @@ async fn cancelled_copy(primary: &Node) {
     node.done(Job::RemoveData { reason: WipeReason::HalfMade }).await;
     assert_eq!(node.look().await, PgState::Empty);
 }
+
+/// A promotion that was requested happens, sooner or later: the job must not end before it, or the key would be given away meanwhile.
+#[test]
+fn a_slow_promotion_is_waited_for() {
+    test("a_slow_promotion_is_waited_for", async {
+        let node = Node::new("a");
+        node.bootstrap().await;
+        node.stop(StopMode::Fast).await;
+        node.done(Job::Start { role: StartAs::Standby(None), deadline: Millis::from_secs(20) }).await;
+        node.until(|running| running.role == Role::Standby).await;
+        let children = node.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'");
+        let startup = rustix::process::Pid::from_raw(children.parse().unwrap()).unwrap();
+        rustix::process::kill_process(startup, rustix::process::Signal::STOP).unwrap();
+        let wake = async {
+            tokio::time::sleep(Duration::from_millis(2_500)).await;
+            rustix::process::kill_process(startup, rustix::process::Signal::CONT).unwrap();
+        };
+        let (outcome, ()) = tokio::join!(node.job(Job::Promote { permit: permit(), deadline: Millis::from_secs(1) }), wake);
+        assert_eq!(outcome, JobOutcome::Done);
+        node.until(|running| running.role == Role::Primary).await;
+    });
+}

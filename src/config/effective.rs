@@ -62,7 +62,9 @@ fn not_in_this_build(dynamic: Option<&Map<String, Value>>) -> Vec<String> {
         );
     }
     if Reader(dynamic).flag("failsafe_mode").unwrap_or(false) {
-        said.push("failsafe_mode is on, but not in this build: the leader stops when the store is out for longer than the lease".to_owned());
+        said.push(
+            "failsafe_mode is on, but not in this build: the leader stops when the store is out for longer than the lease".to_owned(),
+        );
     }
     for name in ["standby_cluster", "slots", "permanent_slots", "permanent_replication_slots", "ignore_slots"] {
         if set(name) {

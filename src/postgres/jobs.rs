@@ -19,7 +19,7 @@ use super::worker::{describe, Limits, Link};
 use super::{basebackup, bootstrap, remove, rewind, start, stop, ProgressSender, Shared};
 use crate::clock;
 use crate::config::types::PostgresConfig;
-use crate::ha::action::{Job, Upstream};
+use crate::ha::action::{Job, StopMode, Upstream};
 use crate::ha::input::JobOutcome;
 use crate::ha::lease::PromotePermit;
 use crate::ha::types::Millis;
@@ -28,6 +28,8 @@ use crate::ha::types::Millis;
 const PROMOTE_POLL: Duration = Duration::from_millis(3);
 /// How long the heartbeat's connection may take to show that it works.
 const HEARTBEAT_LIMIT: Duration = Duration::from_millis(200);
+/// A server under promotion that does not answer for so long hangs.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a reload is waited for before the observation is left to show it.
 const RELOAD_LIMIT: Duration = Duration::from_secs(1);
 
@@ -108,18 +110,31 @@ async fn promote(shared: &Shared, permit: &PromotePermit, deadline: Millis) -> R
         return Err(Error::File { action: "signal PostgreSQL in", path: config.data_dir.clone(), source });
     }
     log::info!("promotion was requested");
-    while in_recovery(&link, end).await? {
-        if postmaster.has_exited() {
-            return Err(Error::NotRunning { data_dir: config.data_dir.clone() });
-        }
-        if Instant::now() >= end {
-            let _ = std::fs::remove_file(&trigger);
-            return Err(Error::Timeout { what: "the promotion", after_ms: deadline.0 });
-        }
-        sleep(PROMOTE_POLL).await;
+    if let Err(error) = promoted(&link, &postmaster, deadline).await {
+        // What was requested may still happen, minutes later and without the key. It must not: the core takes a failed promotion for none.
+        log::warn!("the promotion went wrong, PostgreSQL is killed so that it cannot end later: {error}");
+        stop::stop(shared, StopMode::Immediate, false, None).await?;
+        return Err(error);
     }
     if let Ok(mut slot) = shared.link.try_lock() {
         *slot = Some(link);
+    }
+    Ok(())
+}
+
+/// Waits until the server is out of recovery. It first replays what it has received, which may take longer than any deadline: as long as it
+/// answers it is waited for. The lease is watched by the core meanwhile.
+async fn promoted(link: &Link, postmaster: &Postmaster, patience: Millis) -> Result<(), Error> {
+    let mut say_at = Instant::now() + patience.to_std();
+    while in_recovery(link, Instant::now() + ANSWER_LIMIT).await? {
+        if postmaster.has_exited() {
+            return Err(Error::Unusable("PostgreSQL ended during the promotion".to_owned()));
+        }
+        if Instant::now() >= say_at {
+            log::warn!("the promotion takes longer than {patience}: received WAL is still being replayed");
+            say_at = Instant::now() + patience.to_std();
+        }
+        sleep(PROMOTE_POLL).await;
     }
     Ok(())
 }

@@ -221,6 +221,26 @@ impl Shared {
 }
 
 /// Where a program of PostgreSQL is: `bin_name`, `bin_dir`, else `PATH`.
+/// The first of PostgreSQL's programs that is not where the configuration (or `PATH`) says. An agent without them could only fail later.
+#[must_use]
+pub fn missing_program(config: &PostgresConfig) -> Option<String> {
+    ["postgres", "initdb", "pg_basebackup"].iter().find_map(|name| {
+        let path = program(config, name);
+        let found = if path.components().count() > 1 { is_executable(&path) } else { in_path(&path) };
+        (!found).then(|| path.display().to_string())
+    })
+}
+
+fn in_path(name: &Path) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| is_executable(&dir.join(name)))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
 pub(crate) fn program(config: &PostgresConfig, name: &str) -> PathBuf {
     let name = config.bin_name.get(name).map_or(name, String::as_str);
     match &config.bin_dir {

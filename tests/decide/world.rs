@@ -203,6 +203,7 @@ impl World {
             }
             "starting" => memory.peers.get_or_insert_default().starting.extend(value.split(',').map(name)),
             "upstream" => memory.upstream = Some(upstream(value)),
+            "old_upstream" => memory.upstream = Some(UpstreamAnswer { asked_at: NOW - Millis(60_000), ..upstream(value) }),
             "upstream_failures" => memory.upstream_failures = value.parse().expect("number"),
             "handover" => memory.handover = true,
             "terminate" => memory.terminate = true,

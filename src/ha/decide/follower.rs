@@ -9,6 +9,10 @@ use crate::ha::view::{ControlData, PgRunning, PgState, Role, UpstreamHistory};
 
 /// How long a standby may be without WAL before its history is compared with the upstream's.
 const STREAM_PATIENCE: Millis = Millis(3_000);
+/// What the upstream has removed may be in the local `pg_wal` or come from an archive, a slow one too: a copy is made after so long without WAL.
+const ARCHIVE_PATIENCE: Millis = Millis(20_000);
+/// How long a new leader is given to become primary before it is followed anyway.
+const PROMOTION_PATIENCE: Millis = Millis(3_000);
 /// How long an answer about the upstream's history counts.
 const HISTORY_AGE: Millis = Millis(5_000);
 /// After so many failed looks at the upstream a stopped former primary is started as a standby anyway: it cannot write.
@@ -20,6 +24,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
         PgState::Stopped(control) => stopped(facts, control),
         PgState::Starting { as_standby: false, stopping: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
+        PgState::Starting { stopping: false, control: Some(control), .. } => starting(facts, control),
         PgState::Starting { .. } => Decision::nothing(Verdict::Starting),
         PgState::Unresponsive { as_standby: false } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
         PgState::Unresponsive { .. } => Decision::nothing(Verdict::Unresponsive),
@@ -53,11 +58,11 @@ fn clone_source(facts: &Facts<'_>) -> Option<Upstream> {
 }
 
 fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
-    if facts.memory.reinitialize.is_some() {
-        return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::Reinitialize));
-    }
     if facts.now < facts.memory.start_not_before {
         return Decision::nothing(Verdict::StartingStandby);
+    }
+    if facts.memory.reinitialize.is_some() {
+        return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::Reinitialize));
     }
     // A fresh copy, or one that was just rewound: whether it can follow shows in the stream.
     if facts.memory.can_follow || control.is_copy {
@@ -69,6 +74,7 @@ fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
     }
     // A former standby is started first: whether it can follow shows in the stream, and a wrong guess costs nothing.
     let was_standby = !control.was_primary();
+    let was_standby = was_standby && !was_judged(facts, &leader);
     let known = facts.memory.upstream_failures >= HISTORY_ATTEMPTS;
     match history_of(facts, &leader) {
         Some(history) => judge(facts, &leader, history, Some(control)),
@@ -94,6 +100,11 @@ fn torn(facts: &Facts<'_>, leader: Upstream) -> Decision {
     }
 }
 
+/// It was stopped for what the comparison said, maybe longer ago than an answer counts: then it is compared again, not started again.
+fn was_judged(facts: &Facts<'_>, leader: &Upstream) -> bool {
+    facts.memory.upstream.as_ref().is_some_and(|answer| answer.member == leader.name && answer.history.is_some())
+}
+
 fn start(facts: &Facts<'_>) -> Decision {
     Decision::postgres(Verdict::StartingStandby, PgWanted::Standby(upstream_of(facts)))
 }
@@ -109,13 +120,25 @@ fn standby(facts: &Facts<'_>, running: &PgRunning) -> Decision {
         return Decision::nothing(Verdict::Starting);
     };
     if running.upstream.as_deref() != Some(upstream.address()) {
-        return Decision::postgres(Verdict::FollowingNewLeader(upstream.name.clone()), PgWanted::Standby(Some(upstream)));
+        let verdict = Verdict::FollowingNewLeader(upstream.name.clone());
+        if facts.now < facts.memory.start_not_before || is_still_promoting(facts, &upstream) {
+            return Decision::nothing(verdict);
+        }
+        return Decision::postgres(verdict, PgWanted::Standby(Some(upstream)));
     }
     let leader = facts.cluster.leader_name().cloned().unwrap_or_else(|| upstream.name.clone());
     if running.streaming {
         return Decision::nothing(Verdict::Following(leader));
     }
     not_streaming(facts, leader_upstream(facts).unwrap_or(upstream))
+}
+
+/// The leader has the key and is not primary yet. One that connects before it has its slot there waits 5 s before it tries again.
+fn is_still_promoting(facts: &Facts<'_>, upstream: &Upstream) -> bool {
+    let leads = facts.cluster.leader_name() == Some(&upstream.name);
+    let role = facts.cluster.leader_member().map_or("", |member| member.role.as_str());
+    let new = facts.memory.leader_since.is_some_and(|since| facts.now.since(since) < PROMOTION_PATIENCE);
+    leads && new && !matches!(role, "primary" | "master" | "standby_leader")
 }
 
 /// The WAL receiver does not stream. After a little patience the histories are compared.
@@ -134,6 +157,23 @@ fn not_streaming(facts: &Facts<'_>, leader: Upstream) -> Decision {
 fn history_of<'a>(facts: &Facts<'a>, leader: &Upstream) -> Option<&'a UpstreamHistory> {
     let answer = facts.memory.upstream.as_ref().filter(|answer| answer.member == leader.name)?;
     answer.history.as_ref().filter(|_| facts.now.since(answer.asked_at) <= HISTORY_AGE)
+}
+
+/// After a rewind PostgreSQL opens only when it has all WAL from the common checkpoint on. What the upstream has removed never comes.
+fn starting(facts: &Facts<'_>, control: &ControlData) -> Decision {
+    let waiting = Decision::nothing(Verdict::Starting);
+    let long = facts.memory.rewound_at.is_some_and(|at| facts.now.since(at) >= ARCHIVE_PATIENCE);
+    let Some(leader) = leader_upstream(facts).filter(|_| long && facts.config.remove_data_directory_on_rewind_failure) else {
+        return waiting;
+    };
+    let Some(history) = history_of(facts, &leader) else { return Decision::need(Verdict::Starting, Need::Upstream(leader)) };
+    let gone = history.is_primary && history.oldest_wal.is_some_and(|oldest| control.checkpoint < oldest);
+    if !gone {
+        return waiting;
+    }
+    let mut decision = remove(WipeReason::RewindFailed, None);
+    decision.wanted.repair = Some(Relation::Diverged);
+    decision
 }
 
 /// What the comparison with the leader's history leads to.
@@ -183,6 +223,8 @@ fn diverged(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, sto
         config.remove_data_directory_on_diverged_timelines.then_some(WipeReason::Diverged)
     };
     match reason {
+        // Nothing irreversible on the word of a member that is not primary (yet).
+        Some(_) if !history.is_primary => Decision::nothing(Verdict::WaitingForUpstream(leader.name.clone())),
         Some(reason) => remove(reason, stopped),
         None => Decision::nothing(Verdict::Diverged(leader.name.clone())),
     }
@@ -202,6 +244,10 @@ fn rewind_now(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, s
 
 /// The upstream has removed WAL that we need. A fresh copy, where the configuration lets data be removed for such a reason.
 fn wal_gone(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>) -> Decision {
+    let quiet = facts.memory.stream_progress_at.map_or(Millis::ZERO, |at| facts.now.since(at));
+    if stopped.is_none() && quiet < ARCHIVE_PATIENCE {
+        return Decision::nothing(Verdict::WaitingForStream(leader.name.clone()));
+    }
     if facts.config.remove_data_directory_on_diverged_timelines {
         return remove(WipeReason::Diverged, stopped);
     }

@@ -26,7 +26,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
 
 /// Our name on another lease: an earlier life of this agent, or a changed ttl.
 fn repair(facts: &Facts<'_>) -> Decision {
-    if facts.node.pg.is_primary() && race::writes_too_long_without_key(facts) {
+    if race::writes_too_long_without_key(facts) {
         return Decision::postgres(Verdict::DemotingNoLock, demotion(facts));
     }
     match facts.memory.lease {

@@ -77,6 +77,8 @@ pub struct Memory {
     pub restart: Option<RestartRequest>,
     /// A reinitialisation was asked for.
     pub reinitialize: Option<Reinitialize>,
+    /// Since when the present leader leads.
+    pub leader_since: Option<Instant>,
     /// When we last saw a leader, for the patience with a named candidate.
     pub leaderless_since: Option<Instant>,
     /// A promotion was begun and did not end well: it may go on by itself until PostgreSQL is stopped.
@@ -409,6 +411,9 @@ fn foreign_data(facts: &Facts<'_>) -> Option<Decision> {
         decision
     })
 }
+
+/// How long a primary may write without its key: so long that it can take it (back), and no longer.
+pub const UNLOCKED_LIMIT: Millis = Millis(1_000);
 
 /// Exit code: the data directory belongs to another cluster.
 pub const EXIT_WRONG_CLUSTER: i32 = 66;

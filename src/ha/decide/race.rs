@@ -1,6 +1,6 @@
 //! There is no leader.
 
-use super::{bootstrap, demotion, switchover, Decision, Facts, LeaderKey, Need, PgWanted};
+use super::{bootstrap, demotion, switchover, Decision, Facts, LeaderKey, Need, PgWanted, UNLOCKED_LIMIT};
 use crate::ha::election::{self, Obstacle};
 use crate::ha::types::{MemberName, Millis};
 use crate::ha::verdict::Verdict;
@@ -49,7 +49,7 @@ fn running_primary(facts: &Facts<'_>, running: &PgRunning) -> Decision {
 
 /// A primary whose key could not be had (again) within a second must not go on.
 pub(super) fn writes_too_long_without_key(facts: &Facts<'_>) -> bool {
-    facts.memory.unlocked_since.is_some_and(|since| facts.now.since(since) > Millis(1_000))
+    facts.memory.unlocked_since.is_some_and(|since| facts.now.since(since) > UNLOCKED_LIMIT)
 }
 
 /// A claim of `/initialize` that is not ours: its owner's new database writes as soon as it stands, whoever holds the leader key by then.

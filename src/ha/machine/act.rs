@@ -72,7 +72,7 @@ impl Machine {
             self.timers.renew_at = self.now;
             return;
         };
-        self.send_write(WriteKind::Acquire, StoreRequest::Acquire { lease: lease.id }, out);
+        self.send_write(WriteKind::Acquire { lease: lease.id }, StoreRequest::Acquire { lease: lease.id }, out);
     }
 
     fn repair(&mut self, out: &mut Vec<Action>) {
@@ -96,7 +96,7 @@ impl Machine {
         if self.send_write(WriteKind::Release, StoreRequest::Release { optime, proof }, out) {
             // From here on somebody else may lead. A view that was asked for before may still show the key as ours.
             self.memory.lock = false;
-            self.view_floor = self.now + Millis(1);
+            self.distrust_older_reads();
             self.log(log::Level::Info, "Releasing leader key", out);
         }
     }
@@ -190,7 +190,11 @@ impl Machine {
         retain_slots.sort();
         let status = &cluster.status;
         let same = status.optime == Some(running.position) && status.slots == slots;
-        if !same {
+        // Positions change with every transaction: written at the pace of the loop, however often somebody makes us look.
+        let pause = Millis(self.config.loop_wait.0 / 2);
+        let paced = self.status_written.as_ref().is_some_and(|(at, names)| self.now.since(*at) < pause && slots.keys().eq(names));
+        if !same && !paced {
+            self.status_written = Some((self.now, slots.keys().cloned().collect()));
             self.send_write(WriteKind::Status, StoreRequest::PutStatus { optime: running.position, slots, retain_slots }, out);
         }
     }

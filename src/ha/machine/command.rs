@@ -207,7 +207,7 @@ impl Machine {
         match (&mut self.commands[at].what, revision) {
             (What::LeaderChange { seen, .. }, Some(_)) => {
                 *seen = true;
-                self.view_floor = self.now;
+                self.distrust_older_reads();
             }
             (What::Write(reply, _), Some(_)) => {
                 let reply = reply.clone();

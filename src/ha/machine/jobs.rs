@@ -140,7 +140,7 @@ impl Machine {
 
     pub(super) fn take_job_exit(&mut self, id: JobId, outcome: JobOutcome, out: &mut Vec<Action>) -> Wake {
         let Some(job) = self.memory.job.take_if(|job| job.id == id) else { return Wake::Sleep };
-        self.node_floor = self.now;
+        self.distrust_older_looks();
         self.memory.job_ended_at = self.now;
         self.timers.observe_at = Some(self.now);
         self.timers.observe_pause = super::POLL_FASTEST;
@@ -161,6 +161,7 @@ impl Machine {
             "start" => self.start_ended(done, job.kind, out),
             "promote" => self.promotion_ended(done, out),
             "rewind" => self.rewind_ended(done),
+            "follow" if !done => self.memory.start_not_before = self.now + FOLLOW_PAUSE,
             "restart" => self.restart_ended(&outcome, out),
             _ => {}
         }
@@ -255,5 +256,7 @@ impl Machine {
 const BOOTSTRAP_DEADLINE: Millis = Millis(24 * 3600 * 1000);
 /// Between two attempts to copy, rewind or remove.
 const COPY_PAUSE: Millis = Millis(3_000);
+/// Between two attempts to point a standby elsewhere.
+const FOLLOW_PAUSE: Millis = Millis(1_000);
 /// So many failed rewinds in a row are a failure.
 const REWIND_ATTEMPTS: u32 = 2;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::action::{Action, StoreRequest};
 use super::config::HaConfig;
-use super::decide::{decide, BootstrapStep, Decision, Facts, JobKind, Memory};
+use super::decide::{decide, BootstrapStep, Decision, Facts, JobKind, Memory, UNLOCKED_LIMIT};
 use super::input::{Input, Progress, RestartRequest, Signal, Unfinished};
 use super::lease::LeaseClock;
 use super::types::{Instant, JobId, LeaseId, Millis, RequestId, Revision};
@@ -34,9 +34,15 @@ pub struct Machine {
     timers: Timers,
     /// Views of the store that were asked for before this are stale: we wrote to it since.
     view_floor: Instant,
+    /// The same as a number: two things in one millisecond are told apart by the order of their requests.
+    first_fresh_read: RequestId,
     /// Observations that were started before this are stale: a job ended since.
     node_floor: Instant,
-    /// The length that our lease was asked with.
+    /// The same as a number, see above.
+    first_fresh_look: RequestId,
+    /// No look since then was answered.
+    node_is_old: bool,
+    /// The length that our lease was granted for.
     asked_ttl: Millis,
     /// A lease that replaces ours once the leader key hangs on it.
     next_lease: Option<LeaseClock>,
@@ -48,6 +54,8 @@ pub struct Machine {
     member: report::MemberDocument,
     checkpoint_pending: bool,
     dcs_seen_at: Option<Instant>,
+    /// When `/status` was written last, with which slots.
+    status_written: Option<(Instant, Vec<String>)>,
     exit_code: Option<i32>,
 }
 
@@ -57,6 +65,8 @@ struct Flight {
     read: Option<Pending>,
     observe: Option<Pending>,
     renew: Option<Pending>,
+    /// The length that it asks for.
+    renew_ttl: Millis,
     peers: Option<Pending>,
     upstream: Option<(Pending, super::types::MemberName)>,
     writes: BTreeMap<RequestId, WriteKind>,
@@ -73,7 +83,9 @@ struct Pending {
 /// What a write to the store was for. At most one of each kind is in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum WriteKind {
-    Acquire,
+    Acquire {
+        lease: LeaseId,
+    },
     Repair {
         lease: LeaseId,
     },
@@ -117,6 +129,7 @@ impl Machine {
     pub fn new(config: HaConfig, now: Instant) -> Machine {
         Machine {
             config: Arc::new(config),
+            // Until PostgreSQL was seen it may be a primary: one that an earlier life of the agent left, and that does not answer.
             memory: Memory { race_not_before: Instant(0), ..Memory::default() },
             now,
             next_id: 1,
@@ -125,7 +138,10 @@ impl Machine {
             flight: Flight::default(),
             timers: Timers { cycle_at: now, cycle_started_at: now, observe_at: None, observe_pause: POLL_FASTEST, renew_at: now },
             view_floor: Instant(0),
+            first_fresh_read: RequestId(0),
             node_floor: Instant(0),
+            first_fresh_look: RequestId(0),
+            node_is_old: false,
             asked_ttl: Millis::ZERO,
             next_lease: None,
             verdict: None,
@@ -136,6 +152,7 @@ impl Machine {
             member: report::MemberDocument::default(),
             checkpoint_pending: false,
             dcs_seen_at: None,
+            status_written: None,
             exit_code: None,
         }
     }
@@ -190,7 +207,7 @@ impl Machine {
                 Wake::Sleep
             }
             Input::PostmasterExited => {
-                self.node_floor = self.now;
+                self.distrust_older_looks();
                 self.timers.observe_at = Some(self.now);
                 Wake::Cycle
             }
@@ -216,7 +233,8 @@ impl Machine {
 
     fn take_terminate(&mut self, out: &mut Vec<Action>) -> Wake {
         self.memory.terminate = true;
-        if self.memory.job.as_ref().is_some_and(|job| matches!(job.kind, JobKind::Copy | JobKind::Rewind)) {
+        // A promotion that replays a lot of WAL may take long; PostgreSQL is stopped next, which ends what was requested.
+        if self.memory.job.as_ref().is_some_and(|job| matches!(job.kind, JobKind::Copy | JobKind::Rewind) || job.name == "promote") {
             self.cancel_job(out);
         }
         Wake::Cycle
@@ -225,13 +243,21 @@ impl Machine {
     fn take_observation(&mut self, id: RequestId, mut node: NodeView) -> Wake {
         let Some(pending) = self.flight.observe.take_if(|pending| pending.id == id) else { return Wake::Sleep };
         node.observed_at = pending.sent_at;
-        if node.observed_at < self.node_floor {
+        if pending.id < self.first_fresh_look {
             self.timers.observe_at = Some(self.now);
             return Wake::Sleep;
         }
         self.remember_observation(&node);
+        self.node_is_old = false;
         self.node = Some(Arc::new(node));
         Wake::Decide
+    }
+
+    /// PostgreSQL was changed or ended: what was seen before does not count any more.
+    fn distrust_older_looks(&mut self) {
+        self.node_floor = self.now;
+        self.first_fresh_look = RequestId(self.next_id);
+        self.node_is_old = true;
     }
 
     /// What an observation changes in the memory, whatever is decided.
@@ -248,6 +274,8 @@ impl Machine {
             let progressed = before.is_none_or(|old| old.position < running.position || old.upstream != running.upstream);
             if running.role == Role::Primary || running.streaming || progressed || memory.stream_progress_at.is_none() {
                 memory.stream_progress_at = Some(self.now);
+                // What the upstream said before must not be compared with where we are now.
+                memory.upstream = None;
             }
             if running.role == Role::Primary || running.streaming {
                 memory.rewound_at = None;
@@ -307,7 +335,9 @@ impl Machine {
             return Wake::Sleep;
         };
         self.memory.upstream_failures = if result.is_ok() { 0 } else { self.memory.upstream_failures.saturating_add(1) };
-        self.memory.upstream = Some(super::decide::UpstreamAnswer { asked_at: pending.sent_at, member, history: result.ok() });
+        let outdated = self.memory.stream_progress_at.is_some_and(|at| at > pending.sent_at);
+        let answer = super::decide::UpstreamAnswer { asked_at: pending.sent_at, member, history: result.ok() };
+        self.memory.upstream = (!outdated).then_some(answer);
         Wake::Decide
     }
 
@@ -324,7 +354,7 @@ impl Machine {
         if self.flight.read.is_some() && self.memory.dcs == DcsHealth::NeverSeen {
             return;
         }
-        let Some(node) = self.node.clone().filter(|node| node.observed_at >= self.node_floor) else { return };
+        let Some(node) = self.node.clone().filter(|_| !self.node_is_old) else { return };
         let cluster = self.cluster.clone().unwrap_or_default();
         self.remember_before_decision(&cluster, &node);
         self.give_up_lost_bootstrap(&cluster, out);
@@ -343,6 +373,10 @@ impl Machine {
     fn remember_before_decision(&mut self, cluster: &ClusterView, node: &NodeView) {
         let writable = may_write(node, self.memory.promotion_open);
         let memory = &mut self.memory;
+        if memory.lock {
+            // Asked of a standby. The leader's data is the cluster's, and an old order must not remove it at some later change of roles.
+            memory.reinitialize = None;
+        }
         if memory.lock || !writable {
             memory.unlocked_since = None;
         } else if memory.unlocked_since.is_none() {
@@ -381,8 +415,14 @@ impl Machine {
         if !self.memory.lock {
             if job_writes {
                 self.fence("the leader key was lost", out);
+                return false;
             }
-            return false;
+            if self.memory.dcs == DcsHealth::NeverSeen {
+                return false;
+            }
+            // Whoever else must answer first (a read of the store that hangs): the decision is due.
+            let since = *self.memory.unlocked_since.get_or_insert(self.now);
+            return self.memory.job.is_none() && self.now.since(since) > UNLOCKED_LIMIT;
         }
         let Some(lease) = self.memory.lease else { return false };
         if self.now >= lease.fence_at() {
@@ -498,6 +538,10 @@ impl Machine {
         if let Some(lease) = self.memory.lease.filter(|_| self.memory.lock) {
             let next = if self.now < lease.stop_at() { lease.stop_at() } else { lease.fence_at() };
             earlier((self.now < next).then_some(next));
+        }
+        if let (Some(since), false, None) = (self.memory.unlocked_since, self.memory.lock, &self.memory.job) {
+            let due = since + UNLOCKED_LIMIT + Millis(1);
+            earlier((self.now < due).then_some(due));
         }
         at.max(self.now + Millis(1))
     }

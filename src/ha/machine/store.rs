@@ -27,7 +27,7 @@ impl Machine {
     fn take_read(&mut self, pending: Pending, outcome: StoreOutcome, out: &mut Vec<Action>) -> Wake {
         match outcome {
             // Asked before our own last write was answered: it may not show it.
-            StoreOutcome::View(_) if pending.sent_at < self.view_floor => Wake::Cycle,
+            StoreOutcome::View(_) if pending.id < self.first_fresh_read => Wake::Cycle,
             StoreOutcome::View(mut view) => {
                 view.read_at = pending.sent_at;
                 self.accept_view(*view, pending.sent_at, out);
@@ -47,6 +47,12 @@ impl Machine {
         Wake::Decide
     }
 
+    /// A write of ours was answered: what was asked before may not show it.
+    pub(super) fn distrust_older_reads(&mut self) {
+        self.view_floor = self.now;
+        self.first_fresh_read = RequestId(self.next_id);
+    }
+
     fn accept_view(&mut self, view: ClusterView, asked_at: Instant, out: &mut Vec<Action>) {
         self.memory.dcs = DcsHealth::Good;
         self.dcs_seen_at = Some(asked_at);
@@ -62,6 +68,7 @@ impl Machine {
         let before = self.cluster.as_ref().and_then(|old| old.leader_name());
         if self.cluster.is_none() || before != view.leader_name() {
             let owner = view.leader_name().map_or("None".to_owned(), ToString::to_string);
+            self.memory.leader_since = Some(self.now);
             self.log(log::Level::Info, format!("Lock owner: {owner}; I am {}", self.config.me), out);
         }
         self.cluster = Some(Arc::new(view));
@@ -70,7 +77,7 @@ impl Machine {
     pub(super) fn send_renew(&mut self, out: &mut Vec<Action>) {
         let id = self.new_id();
         let lease = self.memory.lease.filter(|_| self.asked_ttl == self.config.ttl).map(|lease| lease.id);
-        self.asked_ttl = self.config.ttl;
+        self.flight.renew_ttl = self.config.ttl;
         self.flight.renew = Some(Pending { id, sent_at: self.now });
         let deadline = self.read_deadline();
         out.push(Action::Store { id, request: StoreRequest::RenewLease { lease, ttl: self.config.ttl }, deadline });
@@ -95,6 +102,7 @@ impl Machine {
     fn renewed(&mut self, sent_at: Instant, id: LeaseId, ttl: Millis) -> Wake {
         // Never more than we asked for: a store that grants more must not make us slower than the others expect.
         let clock = LeaseClock { id, ttl: ttl.min(self.config.ttl), sent_at };
+        self.asked_ttl = self.flight.renew_ttl;
         self.timers.renew_at = self.timers.renew_at.max(sent_at) + self.renew_pause();
         if self.timers.renew_at <= self.now {
             self.timers.renew_at = self.now + self.renew_pause();
@@ -128,7 +136,7 @@ impl Machine {
         self.memory.lock = false;
         self.next_lease = None;
         self.member.forget();
-        self.view_floor = self.now;
+        self.distrust_older_reads();
         self.timers.renew_at = self.now;
         Wake::Cycle
     }
@@ -143,7 +151,7 @@ impl Machine {
             _ => None,
         };
         match kind {
-            WriteKind::Acquire => self.acquired(revision),
+            WriteKind::Acquire { lease } => self.acquired(*lease, revision),
             WriteKind::Repair { lease } => self.repaired(*lease, revision),
             WriteKind::Release => self.released(revision.is_some()),
             WriteKind::Member => {
@@ -166,9 +174,11 @@ impl Machine {
         }
     }
 
-    fn acquired(&mut self, revision: Option<Revision>) -> Wake {
-        let (Some(revision), Some(lease)) = (revision, self.memory.lease) else { return Wake::Cycle };
-        self.view_floor = self.now;
+    fn acquired(&mut self, on: LeaseId, revision: Option<Revision>) -> Wake {
+        // Created on a lease that is not ours any more, the key is as good as gone.
+        let lease = self.memory.lease.filter(|lease| lease.id == on);
+        let (Some(revision), Some(lease)) = (revision, lease) else { return Wake::Cycle };
+        self.distrust_older_reads();
         self.memory.lock = true;
         self.memory.handover = false;
         self.set_leader(Some(LeaderEntry { name: self.config.me.clone(), lease: lease.id, revision }));
@@ -184,7 +194,7 @@ impl Machine {
         if self.memory.lease.is_none_or(|ours| ours.id != lease) {
             return Wake::Cycle;
         }
-        self.view_floor = self.now;
+        self.distrust_older_reads();
         self.memory.lock = true;
         self.set_leader(Some(LeaderEntry { name: self.config.me.clone(), lease, revision }));
         Wake::Decide
@@ -192,7 +202,7 @@ impl Machine {
 
     fn released(&mut self, done: bool) -> Wake {
         if done {
-            self.view_floor = self.now;
+            self.distrust_older_reads();
             self.memory.lock = false;
             self.memory.handover = false;
             self.memory.crashed_at = None;
