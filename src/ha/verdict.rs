@@ -196,7 +196,9 @@ impl Verdict {
             Verdict::RemovingData => "removing data directory",
             Verdict::Restarting => "restart in progress",
             Verdict::Stopping => "stopping",
-            Verdict::Torn => "pg_rewind failed and left the data directory unusable: allow remove_data_directory_on_rewind_failure, or reinitialize",
+            Verdict::Torn => {
+                "pg_rewind failed and left the data directory unusable: allow remove_data_directory_on_rewind_failure, or reinitialize"
+            }
             Verdict::PromotionFailed => "stopping PostgreSQL because its promotion did not end in time",
             Verdict::WaitingForSuccessor => "waiting until a standby has received all WAL",
             Verdict::KeepingKey => "leader key is not released: no other member has received all WAL",

@@ -193,8 +193,14 @@ impl World {
                     _ => DcsHealth::Unreachable { since: NOW - Millis(2_000) },
                 }
             }
-            "peers" => memory.peers = Some(PeersView { asked_at: NOW - Millis(500), peers: value.split(',').map(peer).collect(), ..PeersView::default() }),
-            "old_peers" => memory.peers = Some(PeersView { asked_at: NOW - Millis(60_000), peers: value.split(',').map(peer).collect(), ..PeersView::default() }),
+            "peers" => {
+                memory.peers =
+                    Some(PeersView { asked_at: NOW - Millis(500), peers: value.split(',').map(peer).collect(), ..PeersView::default() })
+            }
+            "old_peers" => {
+                memory.peers =
+                    Some(PeersView { asked_at: NOW - Millis(60_000), peers: value.split(',').map(peer).collect(), ..PeersView::default() })
+            }
             "starting" => memory.peers.get_or_insert_default().starting.extend(value.split(',').map(name)),
             "upstream" => memory.upstream = Some(upstream(value)),
             "upstream_failures" => memory.upstream_failures = value.parse().expect("number"),

@@ -117,7 +117,8 @@ async fn an_endpoint_accepts_and_never_answers() {
     let (_, took) = timed(&a, StoreRequest::Read, Duration::from_secs(2)).await;
     assert!(took < Duration::from_millis(500), "{took:?}");
     let alone = store(&[&silent_url], "a");
-    let (outcome, _) = timed(&alone, StoreRequest::ClaimInitialize { lease: mastiff::ha::types::LeaseId(0) }, Duration::from_millis(700)).await;
+    let (outcome, _) =
+        timed(&alone, StoreRequest::ClaimInitialize { lease: mastiff::ha::types::LeaseId(0) }, Duration::from_millis(700)).await;
     assert!(matches!(outcome, StoreOutcome::Failed(DcsFailure::Timeout)), "{outcome:?}");
 }
 

@@ -404,6 +404,15 @@ class Run:
         code, self.output = self.cluster.patronictl(*words, program=tool, deadline=self.until(90))
         self.output += f"\nexit {code}"
 
+    @command(r"compare ctl (?P<arguments>.*)")
+    def do_compare(self, arguments):
+        """compare ctl ARGUMENTS: Patroni's patronictl and Mastiff's command print the same and end with the same code"""
+        words = shlex.split(arguments)
+        theirs = self.cluster.patronictl(*words)
+        ours = self.cluster.patronictl(*words, program=self.cluster.program("mastiff") + ["ctl"])
+        if theirs != ours:
+            raise LabError(f"patronictl ({theirs[0]}):\n{theirs[1]}\nmastiff ctl ({ours[0]}):\n{ours[1]}")
+
     # --- expecting ---------------------------------------------------------
 
     @command(r"wait leader(?P<who> \w+)?")

@@ -72,7 +72,7 @@ fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
     let known = facts.memory.upstream_failures >= HISTORY_ATTEMPTS;
     match history_of(facts, &leader) {
         Some(history) => judge(facts, &leader, history, Some(control)),
-        None if (was_standby && !facts.memory.repair) || known => start(facts),
+        None if (was_standby && facts.memory.repair.is_none()) || known => start(facts),
         None => Decision::need(Verdict::CheckingHistory(leader.name.clone()), Need::Upstream(leader)),
     }
 }
@@ -144,7 +144,16 @@ fn judge(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, stoppe
     let Some(end) = LocalEnd::of(&facts.node.pg) else { return Decision::nothing(Verdict::Starting) };
     let branched = facts.node.pg.running().is_some_and(|running| rewind::branches_differ(&running.history, history));
     let relation = if branched { Relation::Diverged } else { rewind::compare(end, history) };
-    match relation {
+    let mut decision = act_on(facts, relation, leader, history, stopped);
+    // Stopped for repair: what was found is remembered.
+    if stopped.is_none() && decision.wanted.postgres != PgWanted::Leave {
+        decision.wanted.repair = Some(relation);
+    }
+    decision
+}
+
+fn act_on(facts: &Facts<'_>, relation: Relation, leader: &Upstream, history: &UpstreamHistory, stopped: Option<&ControlData>) -> Decision {
+    match facts.memory.repair.filter(|_| stopped.is_some()).unwrap_or(relation) {
         Relation::Ancestor => go_on(facts, leader, stopped),
         Relation::Unclear if facts.config.use_pg_rewind => diverged(facts, leader, history, stopped),
         Relation::Unclear => go_on(facts, leader, stopped),
@@ -186,7 +195,7 @@ fn rewind_now(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, s
     }
     let verdict = Verdict::Rewinding(leader.name.clone());
     if stopped.is_none() {
-        return stop_for_repair(verdict);
+        return Decision::postgres(verdict, stop_standby());
     }
     Decision::postgres(verdict, PgWanted::Rewound(leader.clone()))
 }
@@ -205,16 +214,9 @@ fn wal_gone(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>)
 
 fn remove(reason: WipeReason, stopped: Option<&ControlData>) -> Decision {
     if stopped.is_none() {
-        return stop_for_repair(Verdict::RemovingData);
+        return Decision::postgres(Verdict::RemovingData, stop_standby());
     }
     Decision::postgres(Verdict::RemovingData, PgWanted::Removed(reason))
-}
-
-/// The answer about the upstream may be too old once PostgreSQL is down: what was found is remembered.
-fn stop_for_repair(verdict: Verdict) -> Decision {
-    let mut decision = Decision::postgres(verdict, stop_standby());
-    decision.wanted.repair = true;
-    decision
 }
 
 fn stop_standby() -> PgWanted {

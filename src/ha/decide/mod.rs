@@ -17,6 +17,7 @@ use super::action::{StopMode, Upstream, WipeReason};
 use super::config::HaConfig;
 use super::input::{RestartRequest, Unfinished};
 use super::lease::LeaseClock;
+use super::rewind::Relation;
 use super::types::{Instant, JobId, MemberName, Millis, Revision, SystemId, WallTime};
 use super::verdict::Verdict;
 use super::view::{ClusterView, DcsHealth, HistoryEntry, NodeView, PeersView, PgState, UpstreamHistory};
@@ -60,8 +61,8 @@ pub struct Memory {
     pub stream_progress_at: Option<Instant>,
     /// Looks at the upstream's history that failed in a row.
     pub upstream_failures: u32,
-    /// A running standby was found unable to follow and is stopped for repair: it is not started again unrepaired.
-    pub repair: bool,
+    /// Why a running standby was stopped: it cannot follow. A stopped directory shows less of its history, so this is kept until it is mended.
+    pub repair: Option<Relation>,
     /// A rewind ended with success at this time and streaming was not seen since.
     pub rewound_at: Option<Instant>,
     /// Rewinds that failed in a row.
@@ -180,7 +181,7 @@ pub struct Wanted {
     /// PostgreSQL is stopped to hand the key over.
     pub handover: bool,
     /// PostgreSQL is stopped to repair its data directory.
-    pub repair: bool,
+    pub repair: Option<Relation>,
     /// Clear `/failover`, for this reason.
     pub clear_failover: Option<String>,
     /// Member slots to create and to drop.

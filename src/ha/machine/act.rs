@@ -26,8 +26,10 @@ impl Machine {
             self.log(log::Level::Warn, verdict.sentence(&self.config.me), out);
         }
         if self.memory.job.is_none() {
-            self.memory.repair |= wanted.repair;
-            self.memory.can_follow &= !wanted.repair;
+            if wanted.repair.is_some() {
+                self.memory.repair = wanted.repair;
+                self.memory.can_follow = false;
+            }
             self.apply_postgres(node, wanted.postgres, wanted.handover, out);
         }
         if let Some(code) = wanted.exit {

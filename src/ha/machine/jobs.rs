@@ -175,7 +175,7 @@ impl Machine {
         if done {
             self.memory.reinitialize = None;
             self.memory.can_follow = true;
-            self.memory.repair = false;
+            self.memory.repair = None;
             self.memory.rewind_failed = false;
             self.memory.rewound_at = None;
         } else {
@@ -190,6 +190,7 @@ impl Machine {
         }
         self.memory.half_made = false;
         self.memory.torn = false;
+        self.memory.repair = None;
         self.memory.rewind_failed = false;
         self.memory.rewind_failures = 0;
         self.memory.rewound_at = None;
@@ -234,7 +235,7 @@ impl Machine {
             self.memory.rewound_at = Some(self.now);
             self.memory.torn = false;
             self.memory.can_follow = true;
-            self.memory.repair = false;
+            self.memory.repair = None;
             self.memory.rewind_failures = 0;
             return;
         }

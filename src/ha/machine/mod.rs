@@ -253,7 +253,7 @@ impl Machine {
                 memory.rewound_at = None;
                 memory.rewind_failed = false;
                 memory.can_follow = false;
-                memory.repair = false;
+                memory.repair = None;
                 memory.upstream_failures = 0;
             }
         } else {
@@ -362,10 +362,7 @@ impl Machine {
         if !memory.lock && cluster.leader_name().is_some_and(|leader| *leader != self.config.me) {
             memory.handover = false;
         }
-        if memory.bootstrap == BootstrapStep::Done
-            && cluster.system_id().is_some()
-            && cluster.system_id() == node.pg.system_id()
-        {
+        if memory.bootstrap == BootstrapStep::Done && cluster.system_id().is_some() && cluster.system_id() == node.pg.system_id() {
             memory.bootstrap = BootstrapStep::None;
         }
         self.take_due_restart();
