@@ -215,6 +215,12 @@ impl Machine {
         let pause = Millis((500 << self.memory.start_failures.min(6)).min(30_000));
         self.memory.start_not_before = self.now + pause;
         self.timers.cycle_at = self.timers.cycle_at.min(self.memory.start_not_before);
+        if self.memory.rewound_at.is_some() && self.memory.start_failures >= STARTS_AFTER_REWIND {
+            // "No rewind required" after an earlier one ended half-way: success in words only.
+            self.memory.torn = true;
+            self.memory.rewind_failed = true;
+            self.memory.can_follow = false;
+        }
     }
 
     fn promotion_ended(&mut self, done: bool, out: &mut Vec<Action>) {
@@ -250,5 +256,7 @@ impl Machine {
 const BOOTSTRAP_DEADLINE: Millis = Millis(24 * 3600 * 1000);
 /// Between two attempts to copy, rewind or remove.
 const COPY_PAUSE: Millis = Millis(3_000);
+/// So many failed starts after a rewind tell that it failed, whatever it said.
+const STARTS_AFTER_REWIND: u32 = 3;
 /// So many failed rewinds in a row are a failure.
 const REWIND_ATTEMPTS: u32 = 2;
