@@ -32,3 +32,4 @@ pub mod postgres;
 pub mod shell;
 pub mod signals;
 pub mod tools;
+pub mod wake;

@@ -1,14 +1,12 @@
 //! The main loop: facts in, one step of the core, effects out. No decision about high availability is made here.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::time::{timerfd_create, timerfd_settime, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
@@ -16,6 +14,7 @@ use crate::config;
 use crate::config::types::{Config, Effective, PostgresConfig};
 use crate::dcs::etcd::EtcdStore;
 use crate::ha::action::{Action, Reply, Task};
+use crate::ha::config::WatchdogMode;
 use crate::ha::input::{Command, Input, Signal, StoreOutcome};
 use crate::ha::types::{Instant, JobId, Millis, ReplyId};
 use crate::ha::view::ClusterView;
@@ -26,6 +25,7 @@ use crate::marker::Marker;
 use crate::notify;
 use crate::postgres::Postgres;
 use crate::signals::{Event, Signals};
+use crate::wake::{Jump, Timer};
 
 /// Cannot reach or bind what is needed at the start.
 pub const EXIT_UNAVAILABLE: i32 = 69;
@@ -52,6 +52,9 @@ pub enum Error {
     /// There is no store section.
     #[error("no store is configured: an etcd3 section (or PATRONI_ETCD3_HOSTS) is needed")]
     NoStore,
+    /// The configuration demands a fence that this build does not have.
+    #[error("watchdog.mode is required, but this build has no watchdog support: it would lead without the fence that is asked for")]
+    NoWatchdog,
     /// A system call of the loop itself failed.
     #[error("cannot set up the main loop: {0}")]
     Setup(#[from] std::io::Error),
@@ -65,7 +68,7 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
-            Error::NoStore => EXIT_CONFIG,
+            Error::NoStore | Error::NoWatchdog => EXIT_CONFIG,
             Error::NameInUse(_) => EXIT_NAME_IN_USE,
             Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
         }
@@ -146,6 +149,9 @@ impl Shell {
         inputs: mpsc::UnboundedSender<Input>,
         commands: mpsc::Sender<http::Request>,
     ) -> Result<Shell, Error> {
+        if config.watchdog_mode == WatchdogMode::Required {
+            return Err(Error::NoWatchdog);
+        }
         let etcd = config.etcd.as_ref().ok_or(Error::NoStore)?;
         let me = crate::ha::types::MemberName(config.name.clone());
         let store = EtcdStore::new(etcd, &config.namespace, &config.scope, &me)?;
@@ -528,72 +534,4 @@ fn data_dir(config: &Config) -> Option<PathBuf> {
 
 fn cache_path(config: &Config) -> Option<PathBuf> {
     Some(data_dir(config)?.join(config::CACHE_FILE))
-}
-
-/// A timer on the boot clock: it goes on while the machine is suspended, so that a lease that ended meanwhile is noticed at once.
-struct Timer {
-    fd: AsyncFd<std::os::fd::OwnedFd>,
-    set: RefCell<Option<Instant>>,
-}
-
-impl Timer {
-    fn new() -> std::io::Result<Timer> {
-        let fd = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        // Deprecated because a type could hand out a descriptor that it does not own; `OwnedFd` owns its own, and the replacement is `unsafe`.
-        #[allow(deprecated)]
-        let fd = AsyncFd::new(fd)?;
-        Ok(Timer { fd, set: RefCell::new(None) })
-    }
-
-    fn set(&self, at: Instant) -> std::io::Result<()> {
-        if *self.set.borrow() == Some(at) {
-            return Ok(());
-        }
-        // Zero would disarm it.
-        let millis = i64::try_from(at.0.max(1)).unwrap_or(i64::MAX);
-        let value = Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 };
-        let interval = Timespec { tv_sec: 0, tv_nsec: 0 };
-        timerfd_settime(self.fd.get_ref(), TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: interval, it_value: value })?;
-        self.set.replace(Some(at));
-        Ok(())
-    }
-
-    async fn expired(&self) {
-        loop {
-            let Ok(mut ready) = self.fd.readable().await else {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                return;
-            };
-            let mut count = [0u8; 8];
-            match rustix::io::read(self.fd.get_ref(), &mut count) {
-                Ok(_) => {
-                    self.set.replace(None);
-                    return;
-                }
-                Err(_) => ready.clear_ready(),
-            }
-        }
-    }
-}
-
-/// Watches boot clock and monotonic clock move apart.
-struct Jump {
-    offset: u64,
-}
-
-impl Jump {
-    fn now() -> Jump {
-        Jump { offset: clock::now().0.saturating_sub(clock::monotonic().0) }
-    }
-
-    fn check(&mut self) -> Option<Millis> {
-        let offset = Jump::now().offset;
-        let by = offset.saturating_sub(self.offset);
-        // The two clocks are not read at the same instant.
-        if by < 100 {
-            return None;
-        }
-        self.offset = offset;
-        Some(Millis(by))
-    }
 }

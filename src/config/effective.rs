@@ -42,6 +42,36 @@ const USER_OPTIONS: [&str; 10] = [
     "channel_binding",
 ];
 
+/// Settings that this build knows and does not act on. Each changes what a cluster promises, so each is said loudly.
+fn not_in_this_build(dynamic: Option<&Map<String, Value>>) -> Vec<String> {
+    let set = |name: &str| {
+        let value = dynamic.and_then(|dynamic| dynamic.get(name));
+        value.is_some_and(|value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::Object(map) => !map.is_empty(),
+            Value::Array(list) => !list.is_empty(),
+            _ => true,
+        })
+    };
+    let mut said = Vec::new();
+    if sync_mode(dynamic) != SyncMode::Off {
+        said.push(
+            "synchronous_mode is on, but this build does not manage synchronous standbys: replication is asynchronous, and a failover may lose \
+             acknowledged commits"
+                .to_owned(),
+        );
+    }
+    if Reader(dynamic).flag("failsafe_mode").unwrap_or(false) {
+        said.push("failsafe_mode is on, but not in this build: the leader stops when the store is out for longer than the lease".to_owned());
+    }
+    for name in ["standby_cluster", "slots", "permanent_slots", "permanent_replication_slots", "ignore_slots"] {
+        if set(name) {
+            said.push(format!("{name} is set, but not in this build: it has no effect"));
+        }
+    }
+    said
+}
+
 impl Config {
     /// Merges the dynamic configuration (the store's, or that of the cache file) with this one. Without one, `bootstrap.dcs` counts, as it
     /// will be the first. Never fails: what is wrong is left out or corrected, with a warning.
@@ -53,6 +83,7 @@ impl Config {
             warnings.push("the dynamic configuration is not a map of keys and is ignored".to_owned());
         }
         let dynamic = dynamic.and_then(Value::as_object);
+        warnings.extend(not_in_this_build(dynamic));
         let section = merged_section(&self.postgresql.section, dynamic, &mut warnings);
         let postgres = self.postgres(&section, dynamic, &mut warnings);
         let ha = self.ha(&section, dynamic, &postgres, &mut warnings);
