@@ -124,6 +124,8 @@ pub struct Node {
     pub was_member: bool,
     /// World time of the last action that changes something, and its name.
     pub last_change: (u64, &'static str),
+    /// The agent is stopped when it has sent its next renewal: for how long, and how long the store is out of reach then.
+    pub freeze: Option<(u64, u64)>,
     /// Life of the agent that ran the last rewind.
     pub rewound_by: u32,
     /// Life of the agent that began the last promotion.
@@ -169,6 +171,7 @@ impl Node {
             reinit_asked: false,
             was_member: false,
             last_change: (0, ""),
+            freeze: None,
             rewound_by: 0,
             promoted_by: 0,
             suspended_at: 0,
