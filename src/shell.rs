@@ -122,6 +122,7 @@ pub async fn run(config: Config, reload: Reload) -> Result<i32, Error> {
     let mut out = Vec::new();
     if let Some(left) = shell.unfinished.found() {
         log::warn!("an earlier life of this agent ended in the middle of work on the data directory: {left:?}");
+        crate::postgres::leftovers::kill();
         shell.step(Input::Unfinished(left), &mut out);
     }
     loop {

@@ -492,7 +492,7 @@ fn bad_surroundings() {
         std::fs::create_dir(&stranger.config.data_dir).unwrap();
         std::fs::write(stranger.config.data_dir.join("diary.txt"), "").unwrap();
         assert!(matches!(stranger.look().await, PgState::Unreadable { .. }));
-        assert!(matches!(stranger.job(Job::Clone { source: Some(node.upstream()) }).await, JobOutcome::Failed(_)));
+        assert!(matches!(stranger.job(Job::Clone { source: Some(node.upstream()) }).await, JobOutcome::Refused(_)));
         assert!(stranger.config.data_dir.join("diary.txt").exists());
     });
 }

@@ -79,6 +79,12 @@ pub struct HaConfig {
 }
 
 impl HaConfig {
+    /// How long the other members' answers are waited for.
+    #[must_use]
+    pub fn peers_deadline(&self) -> Millis {
+        Millis((self.retry_timeout.0 / 2).clamp(500, 1_500))
+    }
+
     /// Defaults as in Patroni, for tests and the simulator.
     #[must_use]
     pub fn for_member(name: &str) -> HaConfig {

@@ -160,6 +160,8 @@ pub enum JobOutcome {
     Failed(String),
     /// On request.
     Cancelled,
+    /// Nothing was touched: what the job needs (an empty directory) was not there. The sentence is for the log.
+    Refused(String),
 }
 
 /// What an operator can ask for, by REST. The body's form is already checked.

@@ -76,7 +76,7 @@ async fn make_room(config: &PostgresConfig, was_empty: bool) -> Result<(), Error
         return Ok(());
     }
     if !was_empty {
-        return Err(Error::Unusable(format!("cannot copy into {}: it is not empty", config.data_dir.display())));
+        return Err(Error::NotEmpty { what: "copy", data_dir: config.data_dir.clone() });
     }
     let data_dir = config.data_dir.clone();
     off_loop(move || remove::wipe(&data_dir)).await

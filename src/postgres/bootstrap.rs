@@ -43,7 +43,7 @@ pub(crate) async fn run(shared: &Shared, deadline: Millis) -> Result<(), Error> 
 async fn create(shared: &Shared, end: Instant) -> Result<(), Error> {
     let config = shared.config();
     if files::classify(&config.data_dir) != Contents::Empty {
-        return Err(Error::Unusable(format!("cannot bootstrap into {}: it is not empty", config.data_dir.display())));
+        return Err(Error::NotEmpty { what: "bootstrap", data_dir: config.data_dir.clone() });
     }
     match custom_command(&config)? {
         Some(words) => custom(shared, &config, &words, end).await,

@@ -9,6 +9,7 @@ use tokio::process::{Child, Command};
 
 use super::error::Error;
 use super::launch::clean_environment;
+use super::leftovers;
 
 /// How many last lines of output a failure carries.
 const TAIL_LINES: usize = 8;
@@ -108,6 +109,7 @@ impl Spec {
         if self.plain_locale {
             command.env("LC_ALL", "C");
         }
+        command.env(leftovers::VARIABLE, leftovers::mark());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let child = command.spawn().map_err(|source| Error::Spawn { program: program.clone(), source })?;

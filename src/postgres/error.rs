@@ -74,6 +74,14 @@ pub enum Error {
         /// The data directory.
         data_dir: PathBuf,
     },
+    /// A copy or a bootstrap found something in the directory, and touched nothing.
+    #[error("cannot {what} into {}: it is not empty", data_dir.display())]
+    NotEmpty {
+        /// `copy`, `bootstrap`.
+        what: &'static str,
+        /// The data directory.
+        data_dir: PathBuf,
+    },
     /// Something unusable was found; the sentence says what and where.
     #[error("{0}")]
     Unusable(String),

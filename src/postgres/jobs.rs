@@ -59,6 +59,7 @@ pub(crate) async fn run(shared: &Shared, job: Job, progress: ProgressSender, mut
             log::info!("{name}: cancelled");
             JobOutcome::Cancelled
         }
+        Err(error @ Error::NotEmpty { .. }) => JobOutcome::Refused(error.to_string()),
         Err(error) => JobOutcome::Failed(error.to_string()),
     }
 }

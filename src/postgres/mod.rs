@@ -14,6 +14,7 @@ pub mod error;
 pub mod files;
 mod jobs;
 pub mod launch;
+pub mod leftovers;
 mod observe;
 pub mod params;
 pub mod pgpass;

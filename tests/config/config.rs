@@ -180,7 +180,7 @@ fn nothing_that_is_cut_or_bent_panics() {
         }
         let _ = load_ctl(None, &env);
         count += 1;
-        if count % 8 == 0 {
+        if count.is_multiple_of(8) {
             let _ = validate_config(None, &env, Options::default());
         }
     };

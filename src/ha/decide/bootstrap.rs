@@ -13,14 +13,27 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         return Decision::nothing(Verdict::NoDcs);
     }
     match (facts.memory.bootstrap, &facts.node.pg) {
-        (BootstrapStep::Claimed, PgState::Empty) => Decision::postgres(Verdict::Bootstrapping, PgWanted::Bootstrap),
-        (BootstrapStep::Failed, PgState::Empty) => give_back(),
-        (BootstrapStep::Failed, _) => Decision::postgres(Verdict::BootstrapFailed, PgWanted::Removed(WipeReason::HalfMade)),
+        (BootstrapStep::Claimed, PgState::Empty) if facts.cluster.system_id().is_none() => {
+            Decision::postgres(Verdict::Bootstrapping, PgWanted::Bootstrap)
+        }
+        // No job of ours wrote here yet: what is there now is somebody else's (a volume that was mounted, a backup that was restored).
+        (BootstrapStep::Claimed, _) => give_back(),
+        // Also after a database that came too late was removed.
+        (BootstrapStep::Failed | BootstrapStep::Done, PgState::Empty) => give_back(),
+        (BootstrapStep::Failed, _) => removed(facts, Verdict::BootstrapFailed),
         (BootstrapStep::Done, PgState::Running(running)) => publish(facts, running.system_id),
-        (BootstrapStep::Done, PgState::Starting { .. } | PgState::Unresponsive { .. }) => Decision::nothing(Verdict::Starting),
-        // A fresh database that stopped before anybody wrote to it: begin again.
-        _ => Decision::postgres(Verdict::BootstrapFailed, PgWanted::Removed(WipeReason::HalfMade)),
+        // It stands, and starts again like any member.
+        (BootstrapStep::Done, PgState::Stopped(control)) => publish(facts, control.system_id),
+        _ => Decision::nothing(Verdict::Starting),
     }
+}
+
+/// What our bootstrap left goes.
+fn removed(facts: &Facts<'_>, verdict: Verdict) -> Decision {
+    if facts.now < facts.memory.start_not_before {
+        return Decision::nothing(verdict);
+    }
+    Decision::postgres(verdict, PgWanted::Removed(WipeReason::HalfMade))
 }
 
 fn give_back() -> Decision {
@@ -33,15 +46,15 @@ fn claim() -> Decision {
 
 /// The database stands: its identifier makes it the cluster's. From then on it is a member like any other.
 fn publish(facts: &Facts<'_>, id: SystemId) -> Decision {
-    let somebody_leads = facts.cluster.leader_name().is_some_and(|leader| *leader != facts.config.me);
-    let wanted = match facts.cluster.initialize {
+    if facts.cluster.leader_name().is_some_and(|leader| *leader != facts.config.me) {
         // Two claims crossed, or somebody with data took the key: nobody knows of this database yet, so it goes.
-        _ if somebody_leads => Wanted { postgres: PgWanted::Removed(WipeReason::HalfMade), ..Wanted::default() },
+        return removed(facts, Verdict::Initialized);
+    }
+    match facts.cluster.initialize {
         // Our claim ended with our lease, and somebody else was quicker.
-        Some(Initialize::Done(other)) if other != id => Wanted { postgres: PgWanted::Removed(WipeReason::HalfMade), ..Wanted::default() },
-        _ => Wanted { initialize: InitializeWanted::Set(id), ..Wanted::default() },
-    };
-    Decision { verdict: Verdict::Initialized, wanted }
+        Some(Initialize::Done(other)) if other != id => removed(facts, Verdict::Initialized),
+        _ => Decision { verdict: Verdict::Initialized, wanted: Wanted { initialize: InitializeWanted::Set(id), ..Wanted::default() } },
+    }
 }
 
 /// No data here and no leader: win the right to initialise, or wait.

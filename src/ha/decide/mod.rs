@@ -325,7 +325,8 @@ impl Facts<'_> {
     /// The others' answers, if they were asked recently enough and after the last read of the store began to matter.
     #[must_use]
     pub fn fresh_peers(&self) -> Option<&PeersView> {
-        let limit = Millis((self.config.loop_wait.0 / 2).clamp(500, 2_000));
+        // Never below what an answer may take: it would be too old when it arrives, and the others would be asked for ever.
+        let limit = Millis((self.config.loop_wait.0 / 2).clamp(500, 2_000).max(self.config.peers_deadline().0 + 500));
         self.memory.peers.as_ref().filter(|peers| self.now.since(peers.asked_at) <= limit)
     }
 

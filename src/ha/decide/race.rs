@@ -70,6 +70,9 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
     if facts.now < facts.memory.race_not_before {
         return Decision::nothing(Verdict::NotHealthiest("a promotion failed here a moment ago".to_owned()));
     }
+    if wait_for_absent(facts) {
+        return Decision::nothing(Verdict::NotHealthiest("other members may come up and have more WAL".to_owned()));
+    }
     if facts.others().is_empty() {
         return acquire();
     }
@@ -89,6 +92,14 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
         Err(Obstacle::Unfit(reason)) if reason.ends_with("is still alive") => obstructed(Obstacle::Unfit(reason)),
         _ => acquire(),
     }
+}
+
+/// After a blackout longer than the lease no member key is left, and the first to register would be alone. Members whose slots the last
+/// leader kept get the same patience.
+fn wait_for_absent(facts: &Facts<'_>) -> bool {
+    let just_up = facts.memory.up_since.is_none_or(|since| facts.now.since(since) < BLACKOUT_PATIENCE);
+    let present: Vec<String> = facts.cluster.members.keys().map(MemberName::slot_name).collect();
+    just_up && facts.cluster.status.retain_slots.iter().any(|slot| *slot != facts.config.me.slot_name() && !present.contains(slot))
 }
 
 /// After a blackout everybody starts at about the same time, and the first to answer need not be the one with the most WAL.

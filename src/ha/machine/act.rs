@@ -154,7 +154,7 @@ impl Machine {
         let peers: Vec<_> = others.filter_map(|(name, member)| Some((name.clone(), member.api_url.clone()?))).collect();
         let id = self.new_id();
         self.flight.peers = Some(Pending { id, sent_at: self.now });
-        let deadline = Millis((self.config.retry_timeout.0 / 2).clamp(500, 1_500));
+        let deadline = self.config.peers_deadline();
         out.push(Action::AskPeers { id, peers, deadline });
     }
 

@@ -144,7 +144,7 @@ impl Machine {
     pub(super) fn restart_ended(&mut self, outcome: &JobOutcome, out: &mut Vec<Action>) {
         let reply = match outcome {
             JobOutcome::Done => Reply::text(200, "restarted successfully"),
-            JobOutcome::Failed(reason) => Reply::text(503, format!("restart failed: {reason}")),
+            JobOutcome::Failed(reason) | JobOutcome::Refused(reason) => Reply::text(503, format!("restart failed: {reason}")),
             JobOutcome::Cancelled => Reply::text(503, "restart was cancelled"),
         };
         for waiting in self.commands.extract_if(.., |waiting| matches!(waiting.what, What::Restart)) {

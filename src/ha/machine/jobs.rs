@@ -145,11 +145,16 @@ impl Machine {
         self.timers.observe_at = Some(self.now);
         self.timers.observe_pause = super::POLL_FASTEST;
         self.progress = None;
-        if let JobOutcome::Failed(reason) = &outcome {
+        if let JobOutcome::Failed(reason) | JobOutcome::Refused(reason) = &outcome {
             self.log(log::Level::Error, format!("{} failed: {reason}", job.name), out);
         }
         let done = outcome == JobOutcome::Done;
         match job.name {
+            // The directory holds something, and it is not of our making.
+            "bootstrap" | "clone" if matches!(outcome, JobOutcome::Refused(_)) => {
+                self.memory.half_made = false;
+                self.memory.copy_not_before = self.now + COPY_PAUSE;
+            }
             "bootstrap" => self.bootstrap_ended(done),
             "clone" => self.clone_ended(done),
             "remove data" => self.removal_ended(done),

@@ -1,0 +1,306 @@
+//! `Machine` driven by hand, one fact after the other: situations that a review thought of, each a few lines.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use mastiff::ha::action::{Action, Job, StoreRequest, WipeReason};
+use mastiff::ha::config::HaConfig;
+use mastiff::ha::decide::samples;
+use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
+use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
+use mastiff::ha::view::{
+    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
+    Versioned,
+};
+use mastiff::ha::Machine;
+
+/// A box: the machine, what it asked for last, and the world it is told of.
+struct Bench {
+    machine: Machine,
+    now: u64,
+    out: Vec<Action>,
+    view: ClusterView,
+    pg: PgState,
+}
+
+fn member(name: &str) -> (MemberName, Member) {
+    let member = Member {
+        conn_url: Some(format!("postgres://{name}:5432/postgres")),
+        api_url: Some(format!("http://{name}:8008/patroni")),
+        state: "running".to_owned(),
+        role: "replica".to_owned(),
+        ..Member::default()
+    };
+    (MemberName::from(name), member)
+}
+
+fn peer(position: u64) -> PeerStatus {
+    PeerStatus { in_recovery: true, position: Lsn(position), timeline: Some(Timeline(1)), ..PeerStatus::default() }
+}
+
+fn standby(upstream: &str, streaming: bool, position: u64) -> PgState {
+    PgState::Running(PgRunning { upstream: Some(format!("{upstream}:5432")), streaming, ..samples::standby(1, position) })
+}
+
+fn primary() -> PgState {
+    PgState::Running(samples::primary(1, 100))
+}
+
+impl Bench {
+    fn new(pg: PgState) -> Bench {
+        Bench::with(HaConfig::for_member("n1"), pg)
+    }
+
+    fn with(config: HaConfig, pg: PgState) -> Bench {
+        let mut view = ClusterView { initialize: Some(Initialize::Done(samples::SYSTEM_ID)), ..ClusterView::default() };
+        view.config = Some(Versioned { revision: Revision(1), value: serde_json::json!({}) });
+        view.members = [member("n1"), member("n2")].into();
+        Bench { machine: Machine::new(config, Instant(1_000_000)), now: 1_000_000, out: Vec::new(), view, pg }
+    }
+
+    fn step(&mut self, input: Input) {
+        self.machine.step(Instant(self.now), input, &mut self.out);
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now += ms;
+    }
+
+    /// Takes the first action of a kind out of what is asked for.
+    fn take<T>(&mut self, pick: impl Fn(&Action) -> Option<T>) -> Option<T> {
+        let at = self.out.iter().position(|action| pick(action).is_some())?;
+        pick(&self.out.remove(at))
+    }
+
+    fn store(&mut self, wanted: impl Fn(&StoreRequest) -> bool) -> Option<RequestId> {
+        self.take(|action| match action {
+            Action::Store { id, request, .. } if wanted(request) => Some(*id),
+            _ => None,
+        })
+    }
+
+    fn read_asked(&mut self) -> Option<RequestId> {
+        self.store(|request| matches!(request, StoreRequest::Read))
+    }
+
+    fn answer(&mut self, id: RequestId, outcome: StoreOutcome) {
+        self.step(Input::Store { id, outcome });
+    }
+
+    fn answer_read(&mut self) {
+        let id = self.read_asked().expect("a read was asked for");
+        self.answer(id, StoreOutcome::View(Box::new(self.view.clone())));
+    }
+
+    fn answer_renewal(&mut self, lease: i64) {
+        let id = self.store(|request| matches!(request, StoreRequest::RenewLease { .. })).expect("a renewal was asked for");
+        self.answer(id, StoreOutcome::Lease { lease: LeaseId(lease), ttl: self.machine.config().ttl });
+    }
+
+    fn observe_asked(&mut self) -> Option<RequestId> {
+        self.take(|action| match action {
+            Action::Observe { id, .. } => Some(*id),
+            _ => None,
+        })
+    }
+
+    fn answer_observation(&mut self) {
+        let id = self.observe_asked().expect("an observation was asked for");
+        let node = Box::new(NodeView { observed_at: Instant(self.now), pg: self.pg.clone() });
+        self.step(Input::Observed { id, node });
+    }
+
+    fn job(&mut self) -> Option<(JobId, &'static str)> {
+        self.take(|action| match action {
+            Action::RunJob { id, job } => Some((*id, job.name())),
+            _ => None,
+        })
+    }
+
+    fn wipe(&mut self) -> Option<WipeReason> {
+        self.take(|action| match action {
+            Action::RunJob { job: Job::RemoveData { reason }, .. } => Some(*reason),
+            _ => None,
+        })
+    }
+
+    fn peers_asked(&mut self) -> Option<(RequestId, Millis)> {
+        self.take(|action| match action {
+            Action::AskPeers { id, deadline, .. } => Some((*id, *deadline)),
+            _ => None,
+        })
+    }
+
+    fn leader(&mut self, name: &str, lease: i64) {
+        self.view.leader = Some(LeaderEntry { name: MemberName::from(name), lease: LeaseId(lease), revision: Revision(9) });
+    }
+
+    /// One whole cycle: tick, read, look, a few milliseconds in between. Leaves what was decided in `out`.
+    fn cycle(&mut self) {
+        let asked = |action: &Action| {
+            let store = matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. });
+            store || matches!(action, Action::Observe { .. })
+        };
+        if !self.out.iter().any(asked) {
+            self.now = self.machine.next_deadline().0.max(self.now + 1);
+            self.step(Input::Tick);
+        }
+        for _ in 0..4 {
+            self.pass(2);
+            if self.store(|request| matches!(request, StoreRequest::RenewLease { .. })).map(|id| self.renew(id)).is_some() {
+                continue;
+            }
+            if self.out.iter().any(|action| matches!(action, Action::Observe { .. })) {
+                self.answer_observation();
+            }
+            if self.out.iter().any(|action| matches!(action, Action::Store { request: StoreRequest::Read, .. })) {
+                self.answer_read();
+            }
+        }
+    }
+
+    fn renew(&mut self, id: RequestId) {
+        let ttl = self.machine.config().ttl;
+        self.answer(id, StoreOutcome::Lease { lease: LeaseId(1), ttl });
+    }
+
+    /// Everything that was asked for so far is of no interest any more.
+    fn forget(&mut self) {
+        self.out.retain(|action| {
+            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
+        });
+    }
+
+    /// First facts: lease 1, the view and the look as they are set.
+    fn start(&mut self) {
+        self.step(Input::Tick);
+        self.answer_renewal(1);
+        self.pass(2);
+        self.answer_observation();
+        self.answer_read();
+        self.pass(1);
+        while self.read_asked().map(|id| self.answer(id, StoreOutcome::View(Box::new(self.view.clone())))).is_some() {}
+    }
+}
+
+#[test]
+fn a_silent_peer_does_not_stop_an_election_in_a_fast_cluster() {
+    let mut config = HaConfig::for_member("n1");
+    config.loop_wait = Millis(1_000);
+    let mut bench = Bench::with(config, standby("n2", false, 100));
+    bench.start();
+    for _ in 0..5 {
+        if let Some((id, deadline)) = bench.peers_asked() {
+            bench.pass(deadline.0);
+            let peers = [(MemberName::from("n2"), None)].into();
+            bench.step(Input::Peers { id, view: PeersView { asked_at: Instant(0), peers, ..PeersView::default() } });
+        }
+        if bench.store(|request| matches!(request, StoreRequest::Acquire { .. })).is_some() {
+            return;
+        }
+        bench.cycle();
+    }
+    panic!("no race after five rounds");
+}
+
+#[test]
+fn data_that_appears_after_the_claim_is_not_removed() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.view.initialize = None;
+    bench.view.members = [member("n1")].into();
+    bench.start();
+    let claim = bench.store(|request| matches!(request, StoreRequest::ClaimInitialize { .. })).expect("a claim");
+    // The volume is mounted before the answer comes.
+    bench.pg = PgState::Stopped(samples::control(ControlState::ShutDown, 1, 100));
+    bench.step(Input::Refresh);
+    bench.pass(5);
+    bench.answer_observation();
+    bench.answer(claim, StoreOutcome::Done { revision: Revision(5) });
+    bench.view.initialize = Some(Initialize::InProgress);
+    for _ in 0..5 {
+        assert_eq!(bench.wipe(), None, "no job of ours ever wrote there");
+        match bench.job() {
+            Some((id, "start")) => {
+                bench.pg = standby("n2", false, 100);
+                bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+            }
+            Some((id, "stop")) => {
+                bench.pg = PgState::Stopped(samples::control(ControlState::ShutDownInRecovery, 1, 100));
+                bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+            }
+            _ => {}
+        }
+        bench.cycle();
+    }
+}
+
+#[test]
+fn who_failed_to_bootstrap_while_another_did_joins_the_other() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.view.initialize = None;
+    bench.start();
+    let claim = bench.store(|request| matches!(request, StoreRequest::ClaimInitialize { .. })).expect("a claim");
+    bench.answer(claim, StoreOutcome::Done { revision: Revision(5) });
+    let (id, name) = bench.job().expect("the bootstrap");
+    assert_eq!(name, "bootstrap");
+    bench.view.initialize = Some(Initialize::Done(samples::SYSTEM_ID));
+    bench.leader("n2", 7);
+    bench.step(Input::JobExited { id, outcome: JobOutcome::Failed("no space".to_owned()) });
+    for _ in 0..20 {
+        bench.cycle();
+        while let Some(cancel) = bench.store(|request| matches!(request, StoreRequest::CancelInitialize)) {
+            bench.answer(cancel, StoreOutcome::Conflict);
+        }
+        if bench.job().is_some_and(|(_, name)| name == "clone") {
+            return;
+        }
+    }
+    panic!("it never becomes a member");
+}
+
+#[test]
+fn who_bootstrapped_too_late_joins_the_other() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.view.initialize = None;
+    bench.start();
+    let claim = bench.store(|request| matches!(request, StoreRequest::ClaimInitialize { .. })).expect("a claim");
+    bench.answer(claim, StoreOutcome::Done { revision: Revision(5) });
+    let (id, _) = bench.job().expect("the bootstrap");
+    bench.view.initialize = Some(Initialize::Done(mastiff::ha::types::SystemId(5)));
+    bench.leader("n2", 7);
+    bench.pg = primary();
+    bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+    for _ in 0..30 {
+        bench.cycle();
+        while let Some(cancel) = bench.store(|request| matches!(request, StoreRequest::CancelInitialize)) {
+            bench.answer(cancel, StoreOutcome::Conflict);
+        }
+        match bench.job() {
+            Some((id, "stop")) => {
+                bench.pg = PgState::Stopped(samples::control(ControlState::ShutDown, 1, 100));
+                bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+            }
+            Some((id, "remove data")) => {
+                assert_ne!(bench.pg, PgState::Empty, "an empty directory is not removed again and again");
+                bench.pg = PgState::Empty;
+                bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
+            }
+            Some((_, "clone")) => return,
+            _ => {}
+        }
+    }
+    panic!("it never becomes a member");
+}
+
+#[test]
+fn a_copy_that_refused_a_filled_directory_does_not_empty_it() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.leader("n2", 7);
+    bench.start();
+    let (id, name) = bench.job().expect("a copy");
+    assert_eq!(name, "clone");
+    bench.pg = PgState::Stopped(samples::control(ControlState::ShutDownInRecovery, 1, 100));
+    bench.step(Input::JobExited { id, outcome: JobOutcome::Refused("it is not empty".to_owned()) });
+    for _ in 0..5 {
+        assert_eq!(bench.wipe(), None);
+        bench.cycle();
+    }
+}
