@@ -246,7 +246,7 @@ fn who_failed_to_bootstrap_while_another_did_joins_the_other() {
     bench.step(Input::JobExited { id, outcome: JobOutcome::Failed("no space".to_owned()) });
     for _ in 0..20 {
         bench.cycle();
-        while let Some(cancel) = bench.store(|request| matches!(request, StoreRequest::CancelInitialize)) {
+        while let Some(cancel) = bench.store(|request| matches!(request, StoreRequest::CancelInitialize { .. })) {
             bench.answer(cancel, StoreOutcome::Conflict);
         }
         if bench.job().is_some_and(|(_, name)| name == "clone") {
@@ -270,7 +270,7 @@ fn who_bootstrapped_too_late_joins_the_other() {
     bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
     for _ in 0..30 {
         bench.cycle();
-        while let Some(cancel) = bench.store(|request| matches!(request, StoreRequest::CancelInitialize)) {
+        while let Some(cancel) = bench.store(|request| matches!(request, StoreRequest::CancelInitialize { .. })) {
             bench.answer(cancel, StoreOutcome::Conflict);
         }
         match bench.job() {

@@ -162,8 +162,11 @@ pub enum StoreRequest {
         /// The identifier.
         id: SystemId,
     },
-    /// Delete `/initialize` if it is still empty: our bootstrap failed.
-    CancelInitialize,
+    /// Delete `/initialize` if it still is our claim, empty and on our lease: our bootstrap failed.
+    CancelInitialize {
+        /// Our lease.
+        lease: LeaseId,
+    },
     /// Write `/config`.
     PutConfig {
         /// The document.

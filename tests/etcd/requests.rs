@@ -27,12 +27,13 @@ async fn initialize_and_config() {
     // Asked again because the answer was lost: it is ours.
     done(&a, StoreRequest::ClaimInitialize { lease: ours }).await;
     assert_eq!(read(&b).await.initialize, Some(Initialize::InProgress));
-    done(&a, StoreRequest::CancelInitialize).await;
-    done(&a, StoreRequest::CancelInitialize).await;
+    conflict(&b, StoreRequest::CancelInitialize { lease: theirs }).await;
+    done(&a, StoreRequest::CancelInitialize { lease: ours }).await;
+    done(&a, StoreRequest::CancelInitialize { lease: ours }).await;
     assert_eq!(read(&b).await.initialize, None);
     done(&a, StoreRequest::ClaimInitialize { lease: ours }).await;
     done(&a, StoreRequest::SetInitialize { id: SystemId(7) }).await;
-    conflict(&a, StoreRequest::CancelInitialize).await;
+    conflict(&a, StoreRequest::CancelInitialize { lease: ours }).await;
     conflict(&b, StoreRequest::SetInitialize { id: SystemId(8) }).await;
     assert_eq!(read(&b).await.system_id(), Some(SystemId(7)));
 

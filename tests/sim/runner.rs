@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 
+use mastiff::ha::input::Unfinished;
 use mastiff::ha::view::ControlState;
 
 use crate::checkers::progress::{Bounds, Health, Progress, Verdict};
@@ -138,6 +139,14 @@ fn is_expected(world: &World, node: usize, leader: usize) -> bool {
     }
     // Known limit (docs/decisions.md): nothing that PostgreSQL shows of its timelines tells twins apart.
     if ours.wal.is_twin_of(&theirs.wal) {
+        return false;
+    }
+    // Known limit: a rewind tore the data, the next one said that none was required, and the agent that saw the starts fail is gone.
+    if ours.corrupt && target.marker.is_none() && target.rewound_by != target.agent.life {
+        return false;
+    }
+    // Rewinds failed, and the configuration does not allow a copy: an operator must decide.
+    if target.marker == Some(Unfinished::Rewind) && !options.wipe_rewind_failed {
         return false;
     }
     let diverged = !ours.wal.is_prefix_of(&theirs.wal);

@@ -14,6 +14,9 @@ use crate::options::Options;
 pub enum Kind {
     /// SIGSTOP of the agent, SIGCONT at the end.
     AgentStop,
+    /// SIGSTOP of the agent just after it sent its next renewal; when it goes on, it finds the answer, and the store is out of reach for `arg`
+    /// milliseconds.
+    FrozenRenewal,
     /// SIGKILL of the agent, started again at the end.
     AgentKill,
     /// SIGKILL of agent and postmaster together.
@@ -76,8 +79,9 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 30] = [
+    pub const ALL: [Kind; 31] = [
         Kind::AgentStop,
+        Kind::FrozenRenewal,
         Kind::AgentKill,
         Kind::BothKill,
         Kind::PowerCut,
@@ -125,6 +129,7 @@ impl Kind {
     fn longest(self, ttl: u64) -> u64 {
         match self {
             Kind::AgentStop => 90_000,
+            Kind::FrozenRenewal => 2 * ttl,
             Kind::AgentKill | Kind::BothKill | Kind::Terminate => 30_000,
             Kind::PowerCut | Kind::Blackout => 180_000,
             Kind::PgHang | Kind::StoreSlow => 60_000,
@@ -145,6 +150,7 @@ impl Kind {
         match self {
             Kind::WallStep => rng.below(7_200_000),
             Kind::WalLag => rng.between(500, 30_000),
+            Kind::FrozenRenewal => rng.between(5_000, 120_000),
             Kind::Bulk => rng.between(10_000, 8_000_000),
             Kind::SlowPromote | Kind::SlowStop => rng.between(1_000, 60_000),
             Kind::StoreSlow => rng.between(200, 6_000),

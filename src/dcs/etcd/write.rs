@@ -64,7 +64,7 @@ impl Inner {
             }
             StoreRequest::ClaimInitialize { lease } => self.claim_initialize(lease, end).await,
             StoreRequest::SetInitialize { id } => self.set_initialize(&id.to_string(), end).await,
-            StoreRequest::CancelInitialize => self.cancel_initialize(end).await,
+            StoreRequest::CancelInitialize { lease } => self.cancel_initialize(lease, end).await,
             StoreRequest::PutConfig { value, expect } => {
                 self.put_if("write the configuration", self.key(Key::Config), value.to_string(), expect, end).await
             }
@@ -206,11 +206,13 @@ impl Inner {
         }
     }
 
-    async fn cancel_initialize(&self, end: Instant) -> Result<StoreOutcome, Fault> {
+    /// Only our own claim: a late one must not delete another member's.
+    async fn cancel_initialize(&self, lease: LeaseId, end: Instant) -> Result<StoreOutcome, Fault> {
         const OPERATION: &str = "cancel the initialisation";
         let key = self.key(Key::Initialize);
         let empty = Compare::value(key.as_str(), CompareOp::Equal, "");
-        let settled = self.transact(OPERATION, vec![empty], vec![TxnOp::delete(key.as_str(), None)], &key, end).await?;
+        let ours = Compare::lease(key.as_str(), CompareOp::Equal, lease.0);
+        let settled = self.transact(OPERATION, vec![empty, ours], vec![TxnOp::delete(key.as_str(), None)], &key, end).await?;
         settled.outcome(OPERATION, settled.found.is_none())
     }
 

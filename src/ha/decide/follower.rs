@@ -64,13 +64,13 @@ fn stopped(facts: &Facts<'_>, control: &ControlData) -> Decision {
     if facts.memory.reinitialize.is_some() {
         return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::Reinitialize));
     }
-    // A fresh copy, or one that was just rewound: whether it can follow shows in the stream.
-    if facts.memory.can_follow || control.is_copy {
-        return start(facts);
-    }
     let Some(leader) = leader_upstream(facts) else { return start(facts) };
     if facts.memory.torn {
         return torn(facts, leader);
+    }
+    // A fresh copy, or one that was just rewound: whether it can follow shows in the stream.
+    if facts.memory.can_follow || control.is_copy {
+        return start(facts);
     }
     // A former standby is started first: whether it can follow shows in the stream, and a wrong guess costs nothing.
     let was_standby = !control.was_primary();

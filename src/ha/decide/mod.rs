@@ -365,6 +365,10 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         return Decision::nothing(Verdict::Unreadable(reason.to_owned()));
     }
     if let (PgState::Unreadable { reason }, None, BootstrapStep::None) = (&facts.node.pg, &memory.job, memory.bootstrap) {
+        // It was a member's data before a rewind of ours: what the configuration says about failed rewinds counts.
+        if memory.torn && facts.config.remove_data_directory_on_rewind_failure && facts.now >= memory.start_not_before {
+            return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::RewindFailed));
+        }
         return Decision::nothing(Verdict::Unreadable(reason.clone()));
     }
     if let Some(decision) = foreign_data(facts) {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Machine, Pending, WriteKind};
 use crate::ha::action::{Action, StoreRequest, Task, Upstream};
-use crate::ha::decide::{Decision, InitializeWanted, LeaderKey, Need, Wanted};
+use crate::ha::decide::{BootstrapStep, Decision, InitializeWanted, LeaderKey, Need, Wanted};
 use crate::ha::lease::PostgresStopped;
 use crate::ha::types::Millis;
 use crate::ha::verdict::Verdict;
@@ -112,9 +112,13 @@ impl Machine {
             InitializeWanted::Set(id) => {
                 self.send_write(WriteKind::SetInitialize, StoreRequest::SetInitialize { id }, out);
             }
-            InitializeWanted::Cancel => {
-                self.send_write(WriteKind::CancelInitialize, StoreRequest::CancelInitialize, out);
-            }
+            InitializeWanted::Cancel => match self.memory.lease {
+                Some(lease) => {
+                    self.send_write(WriteKind::CancelInitialize, StoreRequest::CancelInitialize { lease: lease.id }, out);
+                }
+                // The claim went with its lease.
+                None => self.memory.bootstrap = BootstrapStep::None,
+            },
         }
     }
 

@@ -93,7 +93,9 @@ impl Machine {
 
     fn remove(&mut self, node: &NodeView, reason: WipeReason, out: &mut Vec<Action>) {
         if node.pg.is_alive() {
-            let stop = Job::Stop { mode: StopMode::Fast, checkpoint_first: false, escalate_after: Some(Millis(30_000)) };
+            // A database that must not stand beside another is ended at once, a standby in order.
+            let (mode, patience) = if reason == WipeReason::HalfMade { (StopMode::Immediate, 500) } else { (StopMode::Fast, 30_000) };
+            let stop = Job::Stop { mode, checkpoint_first: false, escalate_after: Some(Millis(patience)) };
             self.start_job(JobKind::Stop, stop, out);
         } else {
             self.start_job(JobKind::Remove, Job::RemoveData { reason }, out);
@@ -221,6 +223,12 @@ impl Machine {
         let pause = Millis((500 << self.memory.start_failures.min(6)).min(30_000));
         self.memory.start_not_before = self.now + pause;
         self.timers.cycle_at = self.timers.cycle_at.min(self.memory.start_not_before);
+        if self.memory.rewound_at.is_some() && self.memory.start_failures >= STARTS_AFTER_REWIND {
+            // "No rewind required" after an earlier one ended half-way: success in words only.
+            self.memory.torn = true;
+            self.memory.rewind_failed = true;
+            self.memory.can_follow = false;
+        }
     }
 
     fn promotion_ended(&mut self, done: bool, out: &mut Vec<Action>) {
@@ -258,5 +266,7 @@ const BOOTSTRAP_DEADLINE: Millis = Millis(24 * 3600 * 1000);
 const COPY_PAUSE: Millis = Millis(3_000);
 /// Between two attempts to point a standby elsewhere.
 const FOLLOW_PAUSE: Millis = Millis(1_000);
+/// So many failed starts after a rewind tell that it failed, whatever it said.
+const STARTS_AFTER_REWIND: u32 = 3;
 /// So many failed rewinds in a row are a failure.
 const REWIND_ATTEMPTS: u32 = 2;

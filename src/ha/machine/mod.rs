@@ -314,9 +314,9 @@ impl Machine {
     fn judge_unfinished(&mut self, node: &NodeView) {
         let memory = &mut self.memory;
         match (memory.left_unfinished, &node.pg) {
-            (Some(Unfinished::Copy | Unfinished::Rewind), PgState::Unreadable { .. }) => memory.half_made = true,
+            (Some(Unfinished::Copy), PgState::Unreadable { .. }) => memory.half_made = true,
             (Some(Unfinished::Copy), PgState::Stopped(control)) => memory.half_made = control.is_copy,
-            (Some(Unfinished::Rewind), PgState::Stopped(_)) => memory.torn = true,
+            (Some(Unfinished::Rewind), PgState::Stopped(_) | PgState::Unreadable { .. }) => memory.torn = true,
             (Some(Unfinished::Bootstrap), PgState::Stopped(_)) => return,
             _ => {}
         }
@@ -442,6 +442,7 @@ impl Machine {
         if somebody_leads || cluster.initialize != Some(Initialize::InProgress) {
             self.log(log::Level::Error, "giving the bootstrap up: somebody else was quicker", out);
             self.cancel_job(out);
+            out.push(Action::Fence { kill_after: FENCE_KILL_AFTER });
         }
     }
 

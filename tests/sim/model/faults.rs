@@ -25,6 +25,7 @@ impl World {
         let node = fault.node;
         match fault.kind {
             Kind::AgentStop => self.agent_stop(node),
+            Kind::FrozenRenewal => self.nodes[node].freeze = Some((fault.for_ms, fault.arg)),
             Kind::AgentKill => self.agent_die(node),
             Kind::BothKill => {
                 self.agent_die(node);
@@ -109,7 +110,27 @@ impl World {
         }
     }
 
-    fn agent_continue(&mut self, node: usize) {
+    /// The renewal is on its way: the agent is stopped before it can see the answer, and comes back without the store.
+    pub fn freeze(&mut self, node: usize) {
+        let Some((stopped_for, away_for)) = self.nodes[node].freeze.take() else { return };
+        self.note(node, || "stopped after it sent a renewal".to_owned());
+        self.agent_stop(node);
+        self.after(stopped_for, Event::Continue { node });
+        self.after(1_000.min(stopped_for), Event::Reach { node, cut: true });
+        self.after(1_000.min(stopped_for) + away_for, Event::Reach { node, cut: false });
+    }
+
+    /// The store gets out of reach, or back.
+    pub fn reach(&mut self, node: usize, cut: bool) {
+        if !self.healed {
+            let store = self.net.store();
+            self.net.block(node, store, cut);
+            self.net.block(store, node, cut);
+        }
+    }
+
+    /// SIGCONT.
+    pub fn agent_continue(&mut self, node: usize) {
         if self.nodes[node].agent.process == Process::Stopped {
             self.nodes[node].agent.process = Process::Running;
             self.tell_agent(node, false, false);
@@ -237,6 +258,7 @@ impl World {
             target.slow_promote_ms = 0;
             target.slow_stop_ms = 0;
             target.child_fails = false;
+            target.freeze = None;
             if target.agent.process == Process::Dead {
                 self.after(1_000, Event::AgentStart { node });
             }

@@ -279,7 +279,7 @@ impl World {
             WipeReason::RewindFailed => self.options.wipe_rewind_failed,
             WipeReason::Diverged => self.options.wipe_diverged,
             WipeReason::Reinitialize => self.nodes[node].reinit_asked,
-            WipeReason::HalfMade => !self.nodes[node].was_member,
+            WipeReason::HalfMade => !self.nodes[node].was_member || matches!(self.nodes[node].pg.data, Data::Partial),
         }
     }
 
@@ -382,7 +382,6 @@ impl World {
         copy.is_copy = true;
         copy.slots.clear();
         self.nodes[node].pg.data = Data::Cluster(Box::new(copy));
-        self.nodes[node].was_member = true;
         true
     }
 
@@ -398,6 +397,7 @@ impl World {
     fn rewound(&mut self, node: usize, source: Option<usize>, fails: bool) -> bool {
         let source_cluster = self.source_cluster(node, source);
         let torn = self.nodes[node].rng.chance(300);
+        self.nodes[node].rewound_by = self.nodes[node].agent.life;
         let Some(ours) = self.nodes[node].pg.cluster_mut() else { return false };
         let Some(theirs) = source_cluster.filter(|theirs| theirs.system_id == ours.system_id && !fails) else {
             if fails && torn {

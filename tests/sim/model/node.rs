@@ -120,10 +120,14 @@ pub struct Node {
     pub works_on_data: bool,
     /// Reinitialisations that the operator asked for.
     pub reinit_asked: bool,
-    /// The data directory was of a member once: it is no half-made one.
+    /// PostgreSQL ran as a standby on this data directory: it is no half-made one.
     pub was_member: bool,
     /// World time of the last action that changes something, and its name.
     pub last_change: (u64, &'static str),
+    /// The agent is stopped when it has sent its next renewal: for how long, and how long the store is out of reach then.
+    pub freeze: Option<(u64, u64)>,
+    /// Life of the agent that ran the last rewind.
+    pub rewound_by: u32,
     /// Life of the agent that began the last promotion.
     pub promoted_by: u32,
     /// When it was suspended.
@@ -167,6 +171,8 @@ impl Node {
             reinit_asked: false,
             was_member: false,
             last_change: (0, ""),
+            freeze: None,
+            rewound_by: 0,
             promoted_by: 0,
             suspended_at: 0,
             stray: false,

@@ -76,6 +76,7 @@ impl World {
             }
             Proc::Starting { primary: false } => {
                 pg.proc = Proc::Standby;
+                self.nodes[node].was_member = true;
                 self.after(20, Event::WalConnect { node, life });
             }
             _ => return,

@@ -16,6 +16,14 @@ impl World {
     /// A request leaves for the store.
     pub fn store_send(&mut self, node: usize, id: RequestId, request: StoreRequest, deadline: Millis) {
         self.note_change(node, &request);
+        let freezes = self.nodes[node].freeze.is_some() && matches!(request, StoreRequest::RenewLease { lease: Some(_), .. });
+        self.store_send_now(node, id, request, deadline);
+        if freezes {
+            self.freeze(node);
+        }
+    }
+
+    fn store_send_now(&mut self, node: usize, id: RequestId, request: StoreRequest, deadline: Millis) {
         let (store, life) = (self.net.store(), self.nodes[node].agent.life);
         let give_up_at = self.now + deadline.0;
         let open = self.net.is_open(node, store);

@@ -100,8 +100,8 @@ impl Store {
             StoreRequest::PutMember { value, lease } => self.put_member(node, value, lease),
             StoreRequest::ClaimInitialize { lease } => self.claim(lease, change),
             StoreRequest::SetInitialize { id } => self.set_initialize(id, change),
-            StoreRequest::CancelInitialize => {
-                if self.view.initialize != Some(Initialize::InProgress) {
+            StoreRequest::CancelInitialize { lease } => {
+                if self.view.initialize != Some(Initialize::InProgress) || self.initialize_lease != Some(lease) {
                     return StoreOutcome::Conflict;
                 }
                 self.view.initialize = None;

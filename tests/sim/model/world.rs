@@ -72,6 +72,10 @@ pub enum Event {
     WalDeliver { node: usize, stream: u64 },
     /// A client writes.
     ClientWrite,
+    /// A stopped agent goes on.
+    Continue { node: usize },
+    /// The store gets out of reach of a node, or back.
+    Reach { node: usize, cut: bool },
     /// A fault of the schedule.
     Fault(usize),
     /// Its end.
@@ -294,6 +298,8 @@ impl World {
             Event::WalConnect { node, life } => self.wal_connect(node, life),
             Event::WalDeliver { node, stream } => self.wal_deliver(node, stream),
             Event::ClientWrite => self.client_write(),
+            Event::Continue { node } => self.agent_continue(node),
+            Event::Reach { node, cut } => self.reach(node, cut),
             Event::Fault(index) => self.fault(index),
             Event::FaultEnds(index) => self.fault_ends(index),
         }
