@@ -101,7 +101,7 @@ impl Store {
             StoreRequest::ClaimInitialize { lease } => self.claim(lease, change),
             StoreRequest::SetInitialize { id } => self.set_initialize(id, change),
             StoreRequest::CancelInitialize { lease } => {
-                if self.view.initialize != Some(Initialize::InProgress) || self.initialize_lease != Some(lease) {
+                if self.view.initialize != Some(Initialize::InProgress) || self.initialize_lease != Some(lease.0) {
                     return StoreOutcome::Conflict;
                 }
                 self.view.initialize = None;
