@@ -314,8 +314,9 @@ impl Machine {
     fn judge_unfinished(&mut self, node: &NodeView) {
         let memory = &mut self.memory;
         match (memory.left_unfinished, &node.pg) {
-            (Some(Unfinished::Copy | Unfinished::Rewind), PgState::Unreadable { .. }) => memory.half_made = true,
-            (Some(Unfinished::Copy), PgState::Stopped(control)) => memory.half_made = control.is_copy,
+            (Some(Unfinished::Copy), PgState::Unreadable { .. }) => memory.half_made = true,
+            // A former member's data: what an interrupted rewind left is for the configuration or the operator to remove.
+            (Some(Unfinished::Rewind), PgState::Unreadable { .. }) => return,
             (Some(Unfinished::Rewind), PgState::Stopped(_)) => memory.torn = true,
             (Some(Unfinished::Bootstrap), PgState::Stopped(_)) => return,
             _ => {}
