@@ -17,7 +17,7 @@ use crate::ha::action::{Action, Reply, Task};
 use crate::ha::config::WatchdogMode;
 use crate::ha::input::{Command, Input, Signal, StoreOutcome};
 use crate::ha::types::{Instant, JobId, Millis, ReplyId};
-use crate::ha::view::ClusterView;
+use crate::ha::view::{ClusterView, PgState};
 use crate::ha::Machine;
 use crate::http::{self, Identity, Operator, Published, Server};
 use crate::log::{CRITICAL, HEARTBEAT};
@@ -246,6 +246,9 @@ impl Shell {
         match input {
             Input::Observed { node, .. } => {
                 self.running = node.pg.running().is_some();
+                if node.pg == PgState::Empty {
+                    self.unfinished.emptied();
+                }
                 if self.running && self.reload_due.replace(false) {
                     self.run_task(Task::ReloadPostgres);
                 }

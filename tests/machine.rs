@@ -511,3 +511,18 @@ fn a_standby_that_got_on_is_not_compared_with_an_older_answer() {
         assert_eq!(bench.job(), None, "a healthy standby was judged by an answer from before");
     }
 }
+
+#[test]
+fn a_note_of_a_rewind_removes_nothing() {
+    let mut bench = Bench::new(PgState::Unreadable { reason: "it has mode 0755".to_owned() });
+    bench.leader("n2", 7);
+    bench.step(Input::Unfinished(mastiff::ha::input::Unfinished::Rewind));
+    bench.start();
+    for _ in 0..5 {
+        assert_eq!(bench.wipe(), None, "nobody allowed that");
+        bench.cycle();
+    }
+    bench.pg = PgState::Stopped(samples::control(ControlState::ShutDown, 1, 100));
+    bench.cycle();
+    assert!(bench.machine.memory().torn, "it is remembered until the directory can be read");
+}

@@ -315,7 +315,6 @@ impl Machine {
         let memory = &mut self.memory;
         match (memory.left_unfinished, &node.pg) {
             (Some(Unfinished::Copy), PgState::Unreadable { .. }) => memory.half_made = true,
-            (Some(Unfinished::Copy), PgState::Stopped(control)) => memory.half_made = control.is_copy,
             (Some(Unfinished::Rewind), PgState::Stopped(_) | PgState::Unreadable { .. }) => memory.torn = true,
             (Some(Unfinished::Bootstrap), PgState::Stopped(_)) => return,
             _ => {}
