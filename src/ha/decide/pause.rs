@@ -1,6 +1,6 @@
 //! Maintenance: hands off. PostgreSQL is neither started nor stopped nor promoted; the key follows a primary that runs.
 
-use super::{follower, leader, upstream_of, Decision, Facts, LeaderKey, PgWanted};
+use super::{follower, leader, race, upstream_of, Decision, Facts, LeaderKey, PgWanted};
 use crate::ha::types::MemberName;
 use crate::ha::verdict::Verdict;
 use crate::ha::view::{DcsHealth, PgRunning, PgState, Role};
@@ -31,6 +31,9 @@ fn with_key(facts: &Facts<'_>) -> Decision {
     match &facts.node.pg {
         PgState::Running(running) if running.role == Role::Primary && facts.leads() => paused(leader::decide(facts)),
         PgState::Running(running) if running.role == Role::Primary => paused(Decision::nothing(Verdict::WaitingForLease)),
+        // A switchover that the operator asked for goes on in pause.
+        PgState::Stopped(_) if facts.memory.handover => paused(leader::decide(facts)),
+        PgState::Running(_) if is_named(facts) => paused(leader::decide(facts)),
         PgState::Starting { .. } | PgState::Unresponsive { .. } => paused(Decision::nothing(Verdict::Unresponsive)),
         _ => paused(Decision::key(Verdict::Releasing, LeaderKey::Release)),
     }
@@ -56,8 +59,14 @@ fn follow(facts: &Facts<'_>, running: &PgRunning, name: &MemberName) -> Decision
     }
 }
 
+/// The operator named this member as the next leader.
+fn is_named(facts: &Facts<'_>) -> bool {
+    facts.cluster.failover.as_ref().is_some_and(|failover| failover.value.candidate.as_ref() == Some(&facts.config.me))
+}
+
 fn nobody_leads(facts: &Facts<'_>) -> Decision {
     match &facts.node.pg {
+        PgState::Running(running) if running.role == Role::Standby && is_named(facts) => paused(race::decide(facts)),
         PgState::Running(running) if running.role == Role::Primary && facts.memory.lease.is_some() => {
             paused(Decision::key(Verdict::AcquiringAsPrimary, LeaderKey::Acquire))
         }

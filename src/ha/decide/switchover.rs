@@ -38,6 +38,9 @@ fn due<'a>(facts: &Facts<'a>) -> Option<&'a FailoverRequest> {
     let request = &facts.cluster.failover.as_ref()?.value;
     let for_me = request.leader.as_ref().is_none_or(|leader| *leader == facts.config.me);
     let to_other = request.candidate.as_ref() != Some(&facts.config.me);
+    if facts.cluster.is_paused() && request.candidate.is_none() {
+        return None;
+    }
     let acted_on = facts.memory.handed_over == facts.cluster.failover.as_ref().map(|failover| failover.revision);
     let now = request.scheduled_at.is_none_or(|at| at <= facts.memory.wall);
     (for_me && to_other && now && !acted_on && !is_stale(facts, request)).then_some(request)

@@ -7,7 +7,7 @@ use crate::ha::action::{Action, StoreRequest};
 use crate::ha::decide::BootstrapStep;
 use crate::ha::input::{DcsFailure, StoreOutcome};
 use crate::ha::lease::LeaseClock;
-use crate::ha::types::{Instant, LeaseId, Millis, RequestId, Revision};
+use crate::ha::types::{Instant, LeaseId, MemberName, Millis, RequestId, Revision};
 use crate::ha::view::{ClusterView, DcsHealth, LeaderEntry};
 
 impl Machine {
@@ -56,6 +56,9 @@ impl Machine {
     fn accept_view(&mut self, view: ClusterView, asked_at: Instant, out: &mut Vec<Action>) {
         self.memory.dcs = DcsHealth::Good;
         self.dcs_seen_at = Some(asked_at);
+        if self.cluster.is_none() {
+            self.remember_kept_slots(&view);
+        }
         for name in view.members.keys() {
             self.memory.members_seen.insert(name.clone(), self.now);
         }
@@ -72,6 +75,14 @@ impl Machine {
             self.log(log::Level::Info, format!("Lock owner: {owner}; I am {}", self.config.me), out);
         }
         self.cluster = Some(Arc::new(view));
+    }
+
+    /// Slots that the last leader kept for absent members: their time begins anew, because nobody knows when it began.
+    fn remember_kept_slots(&mut self, view: &ClusterView) {
+        let present: Vec<String> = view.members.keys().map(MemberName::slot_name).collect();
+        for slot in view.status.retain_slots.iter().filter(|slot| !present.contains(slot)) {
+            self.memory.members_seen.insert(MemberName(slot.clone()), self.now);
+        }
     }
 
     pub(super) fn send_renew(&mut self, out: &mut Vec<Action>) {
