@@ -572,3 +572,21 @@ fn a_verdict_on_the_data_ends_with_the_leader_that_it_was_compared_with() {
         bench.cycle();
     }
 }
+
+#[test]
+fn a_server_that_stops_at_its_leisure_does_not_outlive_the_lease() {
+    let mut bench = Bench::new(primary());
+    bench.leader("n1", 1);
+    bench.start();
+    assert!(bench.machine.memory().lock);
+    // kill -TERM: sessions go on until they end by themselves, and nobody new is let in, the agent neither.
+    bench.pg = PgState::Starting { stopping: true, as_standby: false, control: None };
+    bench.step(Input::Refresh);
+    while bench.out.iter().any(|action| matches!(action, Action::Observe { .. })) {
+        bench.answer_observation();
+    }
+    bench.forget();
+    bench.pass(29_000);
+    bench.step(Input::Tick);
+    assert!(bench.out.iter().any(|action| matches!(action, Action::Fence { .. })), "it may still be writing");
+}

@@ -23,7 +23,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         PgState::Empty => copy(facts),
         PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
         PgState::Stopped(control) => stopped(facts, control),
-        PgState::Starting { as_standby: false, stopping: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
+        PgState::Starting { as_standby: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
         PgState::Starting { stopping: false, control: Some(control), .. } => starting(facts, control),
         PgState::Starting { .. } => Decision::nothing(Verdict::Starting),
         PgState::Unresponsive { as_standby: false } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
