@@ -526,3 +526,67 @@ fn a_note_of_a_rewind_removes_nothing() {
     bench.cycle();
     assert!(bench.machine.memory().torn, "it is remembered until the directory can be read");
 }
+
+#[test]
+fn a_verdict_on_the_data_ends_with_the_leader_that_it_was_compared_with() {
+    let mut config = HaConfig::for_member("n1");
+    config.remove_data_directory_on_diverged_timelines = true;
+    let mut bench = Bench::with(config, standby("n2", false, 100));
+    bench.leader("n2", 7);
+    bench.start();
+    let asked = |action: &Action| match action {
+        Action::ReadUpstream { id, .. } => Some(*id),
+        _ => None,
+    };
+    let mut history = UpstreamHistory {
+        member: MemberName::from("n2"),
+        is_primary: true,
+        system_id: samples::SYSTEM_ID,
+        timeline: Timeline(1),
+        position: Lsn(50),
+        history: Vec::new(),
+        oldest_wal: None,
+    };
+    let stop = loop {
+        bench.cycle();
+        if let Some(id) = bench.take(asked) {
+            bench.step(Input::Upstream { id, result: Ok(history.clone()) });
+        }
+        if let Some((id, name)) = bench.job() {
+            assert_eq!(name, "stop", "ahead of the leader");
+            break id;
+        }
+    };
+    // The leader that had less is gone; the next one has everything that we have.
+    bench.leader("n3", 8);
+    bench.view.members.extend([member("n3")]);
+    bench.pg = PgState::Stopped(samples::control(ControlState::ShutDownInRecovery, 1, 100));
+    bench.step(Input::JobExited { id: stop, outcome: JobOutcome::Done });
+    history.member = MemberName::from("n3");
+    history.position = Lsn(500);
+    for _ in 0..5 {
+        assert_eq!(bench.wipe(), None, "compared with n2");
+        if let Some(id) = bench.take(asked) {
+            bench.step(Input::Upstream { id, result: Ok(history.clone()) });
+        }
+        bench.cycle();
+    }
+}
+
+#[test]
+fn a_server_that_stops_at_its_leisure_does_not_outlive_the_lease() {
+    let mut bench = Bench::new(primary());
+    bench.leader("n1", 1);
+    bench.start();
+    assert!(bench.machine.memory().lock);
+    // kill -TERM: sessions go on until they end by themselves, and nobody new is let in, the agent neither.
+    bench.pg = PgState::Starting { stopping: true, as_standby: false, control: None };
+    bench.step(Input::Refresh);
+    while bench.out.iter().any(|action| matches!(action, Action::Observe { .. })) {
+        bench.answer_observation();
+    }
+    bench.forget();
+    bench.pass(29_000);
+    bench.step(Input::Tick);
+    assert!(bench.out.iter().any(|action| matches!(action, Action::Fence { .. })), "it may still be writing");
+}

@@ -23,7 +23,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         PgState::Empty => copy(facts),
         PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
         PgState::Stopped(control) => stopped(facts, control),
-        PgState::Starting { as_standby: false, stopping: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
+        PgState::Starting { as_standby: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
         PgState::Starting { stopping: false, control: Some(control), .. } => starting(facts, control),
         PgState::Starting { .. } => Decision::nothing(Verdict::Starting),
         PgState::Unresponsive { as_standby: false } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
@@ -171,7 +171,7 @@ fn starting(facts: &Facts<'_>, control: &ControlData) -> Decision {
     if !gone {
         return waiting;
     }
-    let mut decision = remove(WipeReason::RewindFailed, None);
+    let mut decision = remove(facts, WipeReason::RewindFailed, None);
     decision.wanted.repair = Some(Relation::Diverged);
     decision
 }
@@ -225,7 +225,7 @@ fn diverged(facts: &Facts<'_>, leader: &Upstream, history: &UpstreamHistory, sto
     match reason {
         // Nothing irreversible on the word of a member that is not primary (yet).
         Some(_) if !history.is_primary => Decision::nothing(Verdict::WaitingForUpstream(leader.name.clone())),
-        Some(reason) => remove(reason, stopped),
+        Some(reason) => remove(facts, reason, stopped),
         None => Decision::nothing(Verdict::Diverged(leader.name.clone())),
     }
 }
@@ -249,7 +249,7 @@ fn wal_gone(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>)
         return Decision::nothing(Verdict::WaitingForStream(leader.name.clone()));
     }
     if facts.config.remove_data_directory_on_diverged_timelines {
-        return remove(WipeReason::Diverged, stopped);
+        return remove(facts, WipeReason::Diverged, stopped);
     }
     match stopped {
         // Readable, if not up to date.
@@ -258,9 +258,13 @@ fn wal_gone(facts: &Facts<'_>, leader: &Upstream, stopped: Option<&ControlData>)
     }
 }
 
-fn remove(reason: WipeReason, stopped: Option<&ControlData>) -> Decision {
+fn remove(facts: &Facts<'_>, reason: WipeReason, stopped: Option<&ControlData>) -> Decision {
     if stopped.is_none() {
         return Decision::postgres(Verdict::RemovingData, stop_standby());
+    }
+    // The stop took its time: whoever leads now may have what the former leader had not.
+    if facts.cluster.read_at < facts.memory.job_ended_at {
+        return Decision::nothing(Verdict::RemovingData);
     }
     Decision::postgres(Verdict::RemovingData, PgWanted::Removed(reason))
 }

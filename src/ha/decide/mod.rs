@@ -433,9 +433,7 @@ fn without_store(facts: &Facts<'_>) -> Decision {
             }
         }
         PgState::Unresponsive { as_standby: false } if !facts.leads() => Decision::postgres(Verdict::DemotingNoDcs, demotion(facts)),
-        PgState::Starting { as_standby: false, stopping: false, .. } if !facts.leads() => {
-            Decision::postgres(Verdict::DemotingNoDcs, demotion(facts))
-        }
+        PgState::Starting { as_standby: false, .. } if !facts.leads() => Decision::postgres(Verdict::DemotingNoDcs, demotion(facts)),
         PgState::Stopped(_) if facts.memory.dcs != DcsHealth::NeverSeen && !facts.memory.half_made && !facts.memory.torn => {
             if facts.now < facts.memory.start_not_before {
                 return Decision::nothing(Verdict::NoDcs);

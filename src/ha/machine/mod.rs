@@ -576,7 +576,8 @@ fn may_write(node: &NodeView, promotion_open: bool) -> bool {
     match &node.pg {
         PgState::Unresponsive { as_standby } => !as_standby,
         PgState::Running(running) => running.role == Role::Primary || promotion_open,
-        PgState::Starting { as_standby, stopping, .. } => !as_standby && !stopping,
+        // One that stops may let its sessions go on until they end by themselves, and orphans of a dead postmaster may still commit.
+        PgState::Starting { as_standby, .. } => !as_standby,
         _ => false,
     }
 }

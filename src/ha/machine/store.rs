@@ -72,6 +72,8 @@ impl Machine {
         if self.cluster.is_none() || before != view.leader_name() {
             let owner = view.leader_name().map_or("None".to_owned(), ToString::to_string);
             self.memory.leader_since = Some(self.now);
+            // It was found out against the former leader's history.
+            self.memory.repair = None;
             self.log(log::Level::Info, format!("Lock owner: {owner}; I am {}", self.config.me), out);
         }
         self.cluster = Some(Arc::new(view));
