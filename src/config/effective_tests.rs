@@ -87,7 +87,7 @@ fn local_settings_win_over_dynamic_ones() {
     assert_eq!((pg.parameters["work_mem"].as_str(), pg.parameters["hba_file"].as_str()), ("8MB", "/d/x/my.conf"));
     assert!(pg.use_slots && !out.ha.use_pg_rewind && pg.pg_ctl_timeout_ms == 120_000 && pg.data_dir.ends_with("x"));
     assert!(!pg.parameters.contains_key("synchronous_standby_names"));
-    assert_eq!(out.warnings.len(), 2, "{:?}", out.warnings);
+    assert_eq!(out.warnings.len(), 3, "{:?}", out.warnings);
 }
 
 #[test]
