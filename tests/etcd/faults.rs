@@ -177,7 +177,9 @@ async fn lost_answers_of_applied_writes() {
     let (outcome, _) = timed(&b, StoreRequest::PutConfig { value: json!({"ttl": 30}), expect: None }, limit).await;
     assert!(matches!(outcome, StoreOutcome::Done { .. }), "{outcome:?}");
 
-    // The claim hangs on our lease, so the repetition finds it ours.
+    // The claim hangs on our lease, so the repetition finds it ours. Nobody may lead, so this is another cluster.
+    let cluster = Cluster::start(1).await;
+    let sound = store(&cluster.urls(), "b");
     let (c, _) = lossy(&cluster).await;
     let lease = grant(&sound, 30).await;
     let (outcome, _) = timed(&c, StoreRequest::ClaimInitialize { lease }, limit).await;
