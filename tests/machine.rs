@@ -656,3 +656,19 @@ fn a_rewind_after_a_torn_one_must_really_rewind() {
     }
     panic!("no second attempt");
 }
+
+#[test]
+fn a_directory_that_cannot_be_used_is_copied_anew_on_order() {
+    let mut bench = Bench::new(PgState::Unreadable { reason: "pg_control is missing".to_owned() });
+    bench.leader("n2", 7);
+    bench.start();
+    assert_eq!(bench.job(), None);
+    bench.step(Input::Command { reply: ReplyId(1), command: Command::Reinitialize { force: false, from_leader: false } });
+    for _ in 0..3 {
+        bench.cycle();
+        if bench.wipe() == Some(WipeReason::Reinitialize) {
+            return;
+        }
+    }
+    panic!("the operator was told that it began");
+}
