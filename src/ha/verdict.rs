@@ -17,6 +17,8 @@ pub enum Verdict {
     FollowingNewLeader(MemberName),
     /// We hold the key and promote.
     Promoting,
+    /// We won the race for the key and promote.
+    PromotingAsWinner,
     /// We race for the key.
     Acquiring,
     /// A running primary takes the key back.
@@ -169,7 +171,8 @@ impl Verdict {
     fn fixed(&self) -> &'static str {
         match self {
             Verdict::Promoting => "promoted self to leader because I had the session lock",
-            Verdict::Acquiring => "promoted self to leader by acquiring session lock",
+            Verdict::PromotingAsWinner => "promoted self to leader by acquiring session lock",
+            Verdict::Acquiring => "racing for the session lock",
             Verdict::AcquiringAsPrimary => "acquired session lock as a leader",
             Verdict::RepairingKey => "updating the leader key of an earlier life",
             Verdict::NotAllowed => "following a different leader because I am not allowed to promote",

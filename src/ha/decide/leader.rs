@@ -48,7 +48,8 @@ fn promote(facts: &Facts<'_>) -> Decision {
         // The promotion was refused (`pre_promote`), or the request named us as the one who steps back, and PostgreSQL is in recovery already.
         return Decision::key(Verdict::Releasing, LeaderKey::Release);
     }
-    let mut decision = Decision::postgres(Verdict::Promoting, PgWanted::Primary);
+    let verdict = if facts.memory.won_race { Verdict::PromotingAsWinner } else { Verdict::Promoting };
+    let mut decision = Decision::postgres(verdict, PgWanted::Primary);
     // The slots first: the others connect as soon as they see who leads, and one that finds no slot waits seconds before it tries again.
     decision.wanted.slots = facts.node.pg.running().and_then(|running| slots_to_change(facts, running));
     decision

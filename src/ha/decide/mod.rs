@@ -81,6 +81,8 @@ pub struct Memory {
     pub leader_since: Option<Instant>,
     /// When we last saw a leader, for the patience with a named candidate.
     pub leaderless_since: Option<Instant>,
+    /// The key was won in a race, and PostgreSQL is not primary yet.
+    pub won_race: bool,
     /// A promotion was begun and did not end well: it may go on by itself until PostgreSQL is stopped.
     pub promotion_open: bool,
     /// PostgreSQL was started and was not seen running yet.

@@ -266,6 +266,7 @@ impl Machine {
         let memory = &mut self.memory;
         if let PgState::Running(running) = &node.pg {
             memory.start_failures = 0;
+            memory.won_race &= running.role == Role::Standby;
             memory.crashed_at = None;
             memory.start_unproven = false;
             memory.up_since.get_or_insert(self.now);

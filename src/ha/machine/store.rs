@@ -193,6 +193,7 @@ impl Machine {
         let (Some(revision), Some(lease)) = (revision, lease) else { return Wake::Cycle };
         self.distrust_older_reads();
         self.memory.lock = true;
+        self.memory.won_race = true;
         self.memory.handover = false;
         self.set_leader(Some(LeaderEntry { name: self.config.me.clone(), lease: lease.id, revision }));
         Wake::Decide
