@@ -169,6 +169,25 @@ impl Bench {
         });
     }
 
+    /// Answers a question about n2's history: on timeline 2 since 500.
+    fn tell_history(&mut self) {
+        let asked = self.take(|action| match action {
+            Action::ReadUpstream { id, .. } => Some(*id),
+            _ => None,
+        });
+        let Some(id) = asked else { return };
+        let history = UpstreamHistory {
+            member: MemberName::from("n2"),
+            is_primary: true,
+            system_id: samples::SYSTEM_ID,
+            timeline: Timeline(2),
+            position: Lsn(950),
+            history: vec![(Timeline(1), Lsn(500))],
+            oldest_wal: None,
+        };
+        self.step(Input::Upstream { id, result: Ok(history) });
+    }
+
     /// First facts: lease 1, the view and the look as they are set.
     fn start(&mut self) {
         self.step(Input::Tick);
@@ -589,4 +608,67 @@ fn a_server_that_stops_at_its_leisure_does_not_outlive_the_lease() {
     bench.pass(29_000);
     bench.step(Input::Tick);
     assert!(bench.out.iter().any(|action| matches!(action, Action::Fence { .. })), "it may still be writing");
+}
+
+/// A former primary whose end lies beyond the branch, and the start of its rewind.
+fn diverged_primary() -> (Bench, JobId) {
+    let mut config = HaConfig::for_member("n1");
+    config.use_pg_rewind = true;
+    let mut bench = Bench::with(config, PgState::Stopped(samples::control(ControlState::ShutDown, 1, 900)));
+    bench.leader("n2", 7);
+    bench.start();
+    bench.tell_history();
+    let (id, name) = bench.job().expect("the rewind");
+    assert_eq!(name, "rewind");
+    (bench, id)
+}
+
+#[test]
+fn a_rewind_that_wrote_nothing_leaves_a_directory_that_can_be_started() {
+    let (mut bench, id) = diverged_primary();
+    bench.view.leader = None;
+    bench.view.members = [member("n1")].into();
+    bench.step(Input::JobExited { id, outcome: JobOutcome::Refused("cannot connect to n2; nothing was changed".to_owned()) });
+    for _ in 0..10 {
+        bench.cycle();
+        if bench.job().is_some_and(|(_, name)| name == "start") {
+            return;
+        }
+    }
+    panic!("two boxes, the other one dead, and this one's data is whole");
+}
+
+#[test]
+fn a_rewind_after_a_torn_one_must_really_rewind() {
+    let (mut bench, id) = diverged_primary();
+    bench.step(Input::JobExited { id, outcome: JobOutcome::Failed("server closed the connection".to_owned()) });
+    for _ in 0..20 {
+        bench.cycle();
+        bench.tell_history();
+        let torn = bench.take(|action| match action {
+            Action::RunJob { job: Job::Rewind { torn, .. }, .. } => Some(*torn),
+            _ => None,
+        });
+        if let Some(torn) = torn {
+            assert!(torn, "no rewind required would be believed");
+            return;
+        }
+    }
+    panic!("no second attempt");
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_copied_anew_on_order() {
+    let mut bench = Bench::new(PgState::Unreadable { reason: "pg_control is missing".to_owned() });
+    bench.leader("n2", 7);
+    bench.start();
+    assert_eq!(bench.job(), None);
+    bench.step(Input::Command { reply: ReplyId(1), command: Command::Reinitialize { force: false, from_leader: false } });
+    for _ in 0..3 {
+        bench.cycle();
+        if bench.wipe() == Some(WipeReason::Reinitialize) {
+            return;
+        }
+    }
+    panic!("the operator was told that it began");
 }

@@ -311,7 +311,7 @@ async fn fail_over(a: &Node, b: &Node) {
 /// `a` has diverged and crashed: rewind, follow.
 async fn rejoin(a: &Node, b: &Node) {
     b.pg.background(Task::SyncSlots { create: vec!["a".to_owned()], drop: vec!["b".to_owned()] }).await.unwrap();
-    a.done(Job::Rewind { source: b.upstream() }).await;
+    a.done(Job::Rewind { source: b.upstream(), torn: false }).await;
     a.done(start_standby(b)).await;
     let rejoined = a.until(|running| running.streaming).await;
     assert_eq!(rejoined.timeline, Timeline(2));

@@ -242,6 +242,8 @@ pub enum Job {
     },
     /// `pg_rewind` from the given primary.
     Rewind {
+        /// An earlier attempt may have left the directory half-way: "no rewind required" is a failure then.
+        torn: bool,
         /// From whom.
         source: Upstream,
     },

@@ -82,6 +82,9 @@ pub enum Error {
         /// The data directory.
         data_dir: PathBuf,
     },
+    /// `pg_rewind` failed before it wrote anything.
+    #[error("{0}; nothing was changed")]
+    NotBegun(Box<Error>),
     /// Something unusable was found; the sentence says what and where.
     #[error("{0}")]
     Unusable(String),

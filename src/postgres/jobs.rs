@@ -61,7 +61,7 @@ pub(crate) async fn run(shared: &Shared, job: Job, progress: ProgressSender, mut
             log::info!("{name}: cancelled");
             JobOutcome::Cancelled
         }
-        Err(error @ Error::NotEmpty { .. }) => JobOutcome::Refused(error.to_string()),
+        Err(error @ (Error::NotEmpty { .. } | Error::NotBegun(_))) => JobOutcome::Refused(error.to_string()),
         Err(error) => JobOutcome::Failed(error.to_string()),
     }
 }
@@ -84,7 +84,7 @@ async fn work(shared: &Shared, job: Job, progress: &ProgressSender) -> Result<()
         }
         Job::Promote { permit, deadline } => promote(shared, &permit, deadline).await,
         Job::Follow { upstream } => follow(shared, upstream).await,
-        Job::Rewind { source } => rewind::run(shared, &source, progress).await,
+        Job::Rewind { source, torn } => rewind::run(shared, &source, torn, progress).await,
         Job::Restart { role, deadline } => start::restart(shared, &role, deadline).await,
     }
 }

@@ -19,8 +19,17 @@ pub(crate) async fn remove(shared: &Shared, reason: WipeReason) -> Result<(), Er
     let config = shared.config();
     let data_dir = config.data_dir.clone();
     nobody_there(&data_dir)?;
+    if reason == WipeReason::Reinitialize && !is_of_postgres(&data_dir) {
+        let text = format!("{} holds nothing of PostgreSQL and is not removed; correct postgresql.data_dir", data_dir.display());
+        return Err(Error::Unusable(text));
+    }
     log::warn!("removing the data directory {} ({reason:?})", data_dir.display());
     off_loop(move || wipe(&data_dir)).await
+}
+
+/// Whether anything in the directory is a cluster's, or what is left of one: an order to remove data must not hit somebody's home.
+fn is_of_postgres(data_dir: &Path) -> bool {
+    ["PG_VERSION", "global", "pg_wal", "pg_tblspc", "backup_label", "backup_manifest"].iter().any(|name| data_dir.join(name).exists())
 }
 
 /// Refuses while any PostgreSQL process is in the directory.
@@ -92,7 +101,16 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    use super::wipe;
+    use super::{is_of_postgres, wipe};
+
+    #[test]
+    fn a_home_is_no_cluster() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("diary.txt"), "x").unwrap();
+        assert!(!is_of_postgres(root.path()));
+        fs::create_dir(root.path().join("pg_wal")).unwrap();
+        assert!(is_of_postgres(root.path()));
+    }
 
     #[test]
     fn links_are_followed_only_where_they_belong() {

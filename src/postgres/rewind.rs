@@ -17,33 +17,52 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CHECKPOINT_LIMIT: Duration = Duration::from_secs(60);
 
+/// What `pg_rewind --progress` says right before it begins to write into the directory (PostgreSQL 13 to 18).
+const FIRST_WRITE: &str = "need to copy";
+
 /// Whether the connected role may do a checkpoint: superusers, and from PostgreSQL 15 on members of `pg_checkpoint`.
 const MAY_CHECKPOINT: &str = "SELECT 1 FROM pg_catalog.pg_roles u WHERE u.rolname = current_user AND (u.rolsuper OR EXISTS \
  (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = 'pg_checkpoint' AND pg_catalog.pg_has_role(r.oid, 'USAGE')))";
 
 /// Rewinds the stopped data directory from `source`.
-pub(crate) async fn run(shared: &Shared, source: &Upstream, progress: &ProgressSender) -> Result<(), Error> {
+pub(crate) async fn run(shared: &Shared, source: &Upstream, torn: bool, progress: &ProgressSender) -> Result<(), Error> {
+    let not_begun = |error| Error::NotBegun(Box::new(error));
     let config = shared.config();
+    let spec = prepare(shared, &config, source).await.map_err(not_begun)?;
+    log::info!("running pg_rewind from {}", source.name);
+    let mut began = false;
+    let heard = |line: &str| {
+        began |= line.contains(FIRST_WRITE);
+        report(line, progress);
+    };
+    let finished = spec.run(heard).await.map_err(not_begun)?;
+    log::info!("pg_rewind {}", finished.how());
+    if !finished.status.success() {
+        let error = Error::Child { program: "pg_rewind".to_owned(), how: finished.how(), tail: finished.tail };
+        return Err(if began { error } else { not_begun(error) });
+    }
+    if torn && !began {
+        let text = "pg_rewind finds nothing to do, but an earlier one left the data directory half-way: it cannot be mended";
+        return Err(Error::Unusable(text.to_owned()));
+    }
+    own_files(shared, &config, source).await
+}
+
+/// Everything before `pg_rewind`, which may fail without a loss.
+async fn prepare(shared: &Shared, config: &PostgresConfig, source: &Upstream) -> Result<Spec, Error> {
     if let Some(pid) = postmaster::processes_in(&config.data_dir).first() {
         return Err(still_running("pg_rewind", *pid, &config.data_dir));
     }
-    let major = plan::major(&config)?;
-    crash_recovery(&config).await?;
-    let mut connection = conninfo::connect_as(conninfo::rewind_user(&config), &source.conn_url)
+    let major = plan::major(config)?;
+    crash_recovery(config).await?;
+    let mut connection = conninfo::connect_as(conninfo::rewind_user(config), &source.conn_url)
         .map_err(|error| Error::Unusable(format!("cannot rewind from {}: {error}", source.name)))?;
     connection.set("dbname", "postgres");
     // Ours must be in place before, too: pg_rewind reads restore_command from them.
-    own_files(shared, &config, source).await?;
+    own_files(shared, config, source).await?;
     checkpoint_source(&connection).await;
-    let passfile = write_pgpass(&config, &connection).await?;
-    let spec = command(shared, &config, &connection, major, passfile);
-    log::info!("running pg_rewind from {}", source.name);
-    let finished = spec.run(|line| report(line, progress)).await?;
-    log::info!("pg_rewind {}", finished.how());
-    if !finished.status.success() {
-        return Err(Error::Child { program: "pg_rewind".to_owned(), how: finished.how(), tail: finished.tail });
-    }
-    own_files(shared, &config, source).await
+    let passfile = write_pgpass(config, &connection).await?;
+    Ok(command(shared, config, &connection, major, passfile))
 }
 
 /// After the rewind the files are the other member's: ours take their place, so that nothing starts this directory as a primary.

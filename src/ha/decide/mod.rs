@@ -371,6 +371,9 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         if memory.torn && facts.config.remove_data_directory_on_rewind_failure && facts.now >= memory.start_not_before {
             return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::RewindFailed));
         }
+        if reinitialized(facts) {
+            return Decision::postgres(Verdict::RemovingData, PgWanted::Removed(WipeReason::Reinitialize));
+        }
         return Decision::nothing(Verdict::Unreadable(reason.clone()));
     }
     if let Some(decision) = foreign_data(facts) {
@@ -393,6 +396,15 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         Some(_) => follower::decide(facts),
         None => race::decide(facts),
     }
+}
+
+/// The operator wants a copy in place of what is there, and there is somebody to copy from.
+fn reinitialized(facts: &Facts<'_>) -> bool {
+    let somebody_leads = facts.cluster.leader_name().is_some_and(|leader| *leader != facts.config.me);
+    facts.memory.reinitialize.is_some()
+        && facts.memory.dcs == DcsHealth::Good
+        && somebody_leads
+        && facts.now >= facts.memory.start_not_before
 }
 
 /// What a copy of ours left behind when it failed. It never was a member, and nobody else's files are in it: the directory was empty before.

@@ -27,9 +27,8 @@ impl Machine {
             }
             PgWanted::Removed(reason) => self.remove(node, reason, out),
             PgWanted::Rewound(source) => {
-                self.memory.torn = true;
                 if matches!(node.pg, PgState::Stopped(_)) {
-                    self.start_job(JobKind::Rewind, Job::Rewind { source }, out);
+                    self.start_job(JobKind::Rewind, Job::Rewind { torn: self.memory.torn, source }, out);
                 }
             }
             PgWanted::Restarted => self.restart(node, out),
@@ -162,7 +161,7 @@ impl Machine {
             "remove data" => self.removal_ended(done),
             "start" => self.start_ended(done, job.kind, out),
             "promote" => self.promotion_ended(done, out),
-            "rewind" => self.rewind_ended(done),
+            "rewind" => self.rewind_ended(&outcome),
             "follow" if !done => self.memory.start_not_before = self.now + FOLLOW_PAUSE,
             "restart" => self.restart_ended(&outcome, out),
             _ => {}
@@ -243,9 +242,11 @@ impl Machine {
         }
     }
 
-    fn rewind_ended(&mut self, done: bool) {
+    fn rewind_ended(&mut self, outcome: &JobOutcome) {
         self.memory.upstream = None;
-        if done {
+        // One that did not get to write leaves the directory as it was, torn or not.
+        self.memory.torn |= matches!(outcome, JobOutcome::Failed(_) | JobOutcome::Cancelled);
+        if *outcome == JobOutcome::Done {
             self.memory.rewound_at = Some(self.now);
             self.memory.torn = false;
             self.memory.can_follow = true;

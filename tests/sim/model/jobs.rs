@@ -356,9 +356,9 @@ impl World {
                 self.nodes[node].reinit_asked = false;
                 true
             }
-            Job::Rewind { source } => {
-                let source = index_of(&source.name);
-                self.rewound(node, source, fails)
+            Job::Rewind { source, torn } => {
+                let (source, torn) = (index_of(&source.name), *torn);
+                self.rewound(node, source, fails, torn)
             }
             _ => false,
         };
@@ -394,7 +394,7 @@ impl World {
     }
 
     /// `pg_rewind`: compares the control files' timelines, and if they differ makes this directory a copy of the source that needs recovery.
-    fn rewound(&mut self, node: usize, source: Option<usize>, fails: bool) -> bool {
+    fn rewound(&mut self, node: usize, source: Option<usize>, fails: bool, torn_before: bool) -> bool {
         let source_cluster = self.source_cluster(node, source);
         let torn = self.nodes[node].rng.chance(300);
         self.nodes[node].rewound_by = self.nodes[node].agent.life;
@@ -409,8 +409,8 @@ impl World {
             return false;
         }
         if theirs.checkpoint.0 == ours.checkpoint.0 {
-            // "no rewind required", whatever the logs hold.
-            return true;
+            // "no rewind required", whatever the logs hold: no success where an earlier attempt left half of it.
+            return !torn_before;
         }
         ours.wal = theirs.wal;
         ours.checkpoint = theirs.checkpoint;
