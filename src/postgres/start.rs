@@ -1,6 +1,7 @@
 //! Starting and restarting PostgreSQL.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout, Instant};
@@ -60,7 +61,7 @@ pub(crate) async fn start_as(
     permitted: impl Fn() -> Result<(), Error>,
 ) -> Result<i32, Error> {
     shared.learn_parameters().await;
-    let named = vacant(config)?;
+    let named = vacant(config)?.or_else(|| dead_socket_owner(config));
     if !process::clear_orphans(&config.data_dir, None, ORPHAN_LIMIT).await {
         let pid = postmaster::processes_in(&config.data_dir).first().copied().unwrap_or(0);
         return Err(still_running("start", pid, &config.data_dir));
@@ -91,6 +92,18 @@ pub(crate) fn vacant(config: &PostgresConfig) -> Result<Option<i32>, Error> {
         Found::Alive(postmaster) => Err(still_running("start", postmaster.pid(), &config.data_dir)),
         Found::Nobody => Ok(postmaster::read(&config.data_dir).ok().flatten().map(|file| file.pid)),
     }
+}
+
+/// The process id in a socket's lock file, if it is a postmaster that died and was not yet collected by init: `pg_rewind` and a copy take
+/// `postmaster.pid` away, but not the lock of the socket.
+fn dead_socket_owner(config: &PostgresConfig) -> Option<i32> {
+    let directories = config.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case("unix_socket_directories"));
+    let directories = directories.map_or("/var/run/postgresql,/tmp", |(_, value)| value.as_str());
+    let owner = |directory: &str| {
+        let lock = Path::new(directory.trim()).join(format!(".s.PGSQL.{}.lock", config.port));
+        std::fs::read_to_string(lock).ok()?.lines().next()?.trim().parse::<i32>().ok()
+    };
+    directories.split(',').filter_map(owner).find(|pid| postmaster::start_ticks(*pid).is_none())
 }
 
 fn launch(shared: &Shared, config: &PostgresConfig, args: &[String], named: Option<i32>) -> Result<i32, Error> {
