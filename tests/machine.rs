@@ -672,3 +672,18 @@ fn a_directory_that_cannot_be_used_is_copied_anew_on_order() {
     }
     panic!("the operator was told that it began");
 }
+
+#[test]
+fn a_look_at_postgres_right_after_the_claim_does_not_end_the_bootstrap() {
+    let mut bench = Bench::new(PgState::Empty);
+    bench.view.initialize = None;
+    bench.start();
+    let claim = bench.store(|request| matches!(request, StoreRequest::ClaimInitialize { .. })).expect("a claim");
+    bench.answer(claim, StoreOutcome::Done { revision: Revision(5) });
+    bench.job().expect("the bootstrap");
+    // Decided again with the view from before the claim.
+    bench.step(Input::Refresh);
+    bench.pass(5);
+    bench.answer_observation();
+    assert!(bench.take(|action| matches!(action, Action::CancelJob { .. }).then_some(())).is_none(), "nobody was quicker");
+}

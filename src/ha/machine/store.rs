@@ -8,7 +8,7 @@ use crate::ha::decide::BootstrapStep;
 use crate::ha::input::{DcsFailure, StoreOutcome};
 use crate::ha::lease::LeaseClock;
 use crate::ha::types::{Instant, LeaseId, MemberName, Millis, RequestId, Revision};
-use crate::ha::view::{ClusterView, DcsHealth, LeaderEntry};
+use crate::ha::view::{ClusterView, DcsHealth, Initialize, LeaderEntry};
 
 impl Machine {
     pub(super) fn take_store(&mut self, id: RequestId, outcome: StoreOutcome, out: &mut Vec<Action>) -> Wake {
@@ -231,6 +231,11 @@ impl Machine {
             return Wake::Cycle;
         }
         self.memory.bootstrap = BootstrapStep::Claimed;
+        // What was read before does not show the claim, and must not look as if it were lost.
+        self.distrust_older_reads();
+        let mut view = self.cluster.as_deref().cloned().unwrap_or_default();
+        view.initialize = Some(Initialize::InProgress);
+        self.cluster = Some(Arc::new(view));
         Wake::Decide
     }
 
