@@ -363,7 +363,14 @@ fn describe(command: &Command) -> String {
     match command {
         Command::PatchConfig(_) => "change of the dynamic configuration".to_owned(),
         Command::PutConfig(_) => "replacement of the dynamic configuration".to_owned(),
-        other => format!("{other:?}"),
+        Command::Switchover { leader, candidate, .. } => {
+            format!("switchover from {leader} to {}", candidate.as_ref().map_or("anybody", |name| name.as_str()))
+        }
+        Command::Failover { candidate } => format!("failover to {candidate}"),
+        Command::CancelSwitchover => "no scheduled switchover any more".to_owned(),
+        Command::Restart(_) => "restart of PostgreSQL".to_owned(),
+        Command::CancelRestart => "no scheduled restart any more".to_owned(),
+        Command::Reinitialize { .. } => "reinitialisation".to_owned(),
     }
 }
 
