@@ -70,14 +70,16 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
     if facts.now < facts.memory.race_not_before {
         return Decision::nothing(Verdict::NotHealthiest("a promotion failed here a moment ago".to_owned()));
     }
-    if wait_for_absent(facts) {
+    // A leader that handed over made sure that somebody has everything: nobody needs to be waited for.
+    let blackout = facts.cluster.failover.is_none();
+    if blackout && wait_for_absent(facts) {
         return Decision::nothing(Verdict::NotHealthiest("other members may come up and have more WAL".to_owned()));
     }
     if facts.others().is_empty() {
         return acquire();
     }
     let Some(peers) = facts.race_peers() else { return Decision::need(Verdict::AskingPeers, Need::Peers) };
-    if let Some(name) = wait_for_starting(facts, peers) {
+    if let Some(name) = wait_for_starting(facts, peers).filter(|_| blackout) {
         return Decision::nothing(Verdict::NotHealthiest(format!("{name} is still starting and may have more WAL")));
     }
     match switchover::may_race(facts) {
