@@ -77,6 +77,8 @@ pub struct Memory {
     pub restart: Option<RestartRequest>,
     /// A reinitialisation was asked for.
     pub reinitialize: Option<Reinitialize>,
+    /// When a leader key was last seen.
+    pub leader_seen_at: Option<Instant>,
     /// Since when the present leader leads.
     pub leader_since: Option<Instant>,
     /// When we last saw a leader, for the patience with a named candidate.

@@ -71,7 +71,10 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
         return Decision::nothing(Verdict::NotHealthiest("a promotion failed here a moment ago".to_owned()));
     }
     // A leader that handed over made sure that somebody has everything: nobody needs to be waited for.
-    let blackout = facts.cluster.failover.is_none();
+    // And a leader that was seen since we came up is no blackout.
+    let memory = facts.memory;
+    let saw_leader = memory.leader_seen_at.is_some_and(|seen| memory.up_since.is_some_and(|up| seen >= up));
+    let blackout = facts.cluster.failover.is_none() && !saw_leader;
     if blackout && wait_for_absent(facts) {
         return Decision::nothing(Verdict::NotHealthiest("other members may come up and have more WAL".to_owned()));
     }

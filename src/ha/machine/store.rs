@@ -59,6 +59,9 @@ impl Machine {
         if self.cluster.is_none() {
             self.remember_kept_slots(&view);
         }
+        if view.leader.is_some() {
+            self.memory.leader_seen_at = Some(self.now);
+        }
         for name in view.members.keys() {
             self.memory.members_seen.insert(name.clone(), self.now);
         }
