@@ -230,7 +230,7 @@ impl Shell {
                 self.exit = Some(EXIT_NAME_IN_USE);
                 return;
             }
-            self.take_dynamic(view.config.as_ref().map(|config| config.value.clone()), out);
+            self.take_dynamic(view.config.as_ref().map(|config| config.value.clone()));
         }
         self.notice(&input);
         if let Some(by) = self.jump.check() {
@@ -439,7 +439,7 @@ impl Shell {
     }
 
     /// The store's `/config` as it was just read.
-    fn take_dynamic(&mut self, dynamic: Option<serde_json::Value>, _out: &mut Vec<Action>) {
+    fn take_dynamic(&mut self, dynamic: Option<serde_json::Value>) {
         let Some(dynamic) = dynamic.filter(serde_json::Value::is_object) else { return };
         if self.dynamic.as_ref() != Some(&dynamic) {
             self.dynamic = Some(dynamic);

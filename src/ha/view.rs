@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::types::{Instant, LeaseId, Lsn, MemberName, Millis, Revision, SystemId, Timeline, WallTime};
+use super::types::{Instant, LeaseId, Lsn, MemberName, Revision, SystemId, Timeline, WallTime};
 
 /// A value with the revision that a compare-and-set needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -492,10 +492,4 @@ pub enum DcsHealth {
         /// First failure after the last success.
         since: Instant,
     },
-}
-
-/// How long ago something was seen, for display.
-#[must_use]
-pub fn age(now: Instant, seen: Instant) -> Millis {
-    now.since(seen)
 }

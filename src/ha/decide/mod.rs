@@ -192,8 +192,6 @@ pub struct Wanted {
     pub clear_failover: Option<String>,
     /// Member slots to create and to drop.
     pub slots: Option<(Vec<String>, Vec<String>)>,
-    /// The checkpoint after a promotion is due.
-    pub checkpoint: bool,
     /// Write the initial dynamic configuration where it is missing.
     pub write_config: bool,
     /// The process ends with this code once everything else is done.

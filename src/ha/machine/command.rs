@@ -57,7 +57,7 @@ impl Machine {
     }
 
     fn take_leader_change(&mut self, to: ReplyId, request: FailoverRequest, cluster: &ClusterView, out: &mut Vec<Action>) -> Wake {
-        if let Some(refusal) = refuse_leader_change(&request, cluster, &self.config.me) {
+        if let Some(refusal) = refuse_leader_change(&request, cluster) {
             return answer(to, refusal, out);
         }
         if request.scheduled_at.is_some_and(|at| at > self.memory.wall) {
@@ -313,7 +313,7 @@ fn too_late(what: &What) -> Reply {
 }
 
 /// What can be refused without asking anybody.
-fn refuse_leader_change(request: &FailoverRequest, cluster: &ClusterView, _me: &MemberName) -> Option<Reply> {
+fn refuse_leader_change(request: &FailoverRequest, cluster: &ClusterView) -> Option<Reply> {
     let action = if request.leader.is_some() { "switchover" } else { "failover" };
     if let Some(leader) = &request.leader {
         if cluster.leader_name() != Some(leader) {
