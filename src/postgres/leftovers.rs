@@ -3,7 +3,7 @@
 //! Each child carries `MASTIFF_JOB`, naming the agent that started it. What left the agent's session (a daemon that a script started) is
 //! not ours to kill.
 
-use rustix::process::{getpid, getsid, getuid, kill_process, Pid, Signal};
+use rustix::process::{getpid, getuid, kill_process, Pid, Signal};
 
 use super::postmaster::start_ticks;
 
@@ -13,8 +13,14 @@ pub(crate) const VARIABLE: &str = "MASTIFF_JOB";
 /// Its value for children of this agent: process, start time (clock ticks since boot), session.
 pub(crate) fn mark() -> String {
     let pid: i32 = getpid().as_raw_nonzero().get();
-    let session = getsid(None).map_or(0, |session| session.as_raw_nonzero().get());
-    format!("{pid}:{}:{session}", start_ticks(pid).unwrap_or(0))
+    format!("{pid}:{}:{}", start_ticks(pid).unwrap_or(0), session(pid).unwrap_or(0))
+}
+
+/// Session of a process (proc_pid_stat(5), field 6). 0: its leader lives outside of our PID namespace, which is usual in a container;
+/// `rustix::process::getsid` cannot say that.
+fn session(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse().ok()
 }
 
 /// Kills what agents that are gone left behind. Returns how many processes that were.
@@ -34,10 +40,9 @@ fn is_leftover(pid: i32) -> bool {
     if owner.ok() != Some(getuid().as_raw()) {
         return false;
     }
-    let Some((agent, ticks, session)) = read_mark(pid) else { return false };
+    let Some((agent, ticks, its_session)) = read_mark(pid) else { return false };
     let alive = start_ticks(agent) == Some(ticks);
-    let same_session = Pid::from_raw(pid).and_then(|pid| getsid(Some(pid)).ok()).is_some_and(|of| of.as_raw_nonzero().get() == session);
-    !alive && same_session
+    !alive && session(pid) == Some(its_session)
 }
 
 fn read_mark(pid: i32) -> Option<(i32, u64, i32)> {
@@ -50,14 +55,13 @@ fn read_mark(pid: i32) -> Option<(i32, u64, i32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_leftover, mark, VARIABLE};
-    use rustix::process::getsid;
+    use super::{is_leftover, mark, session, VARIABLE};
     use std::process::Command;
 
     #[test]
     fn only_children_of_dead_agents_in_their_session() {
-        let session = getsid(None).unwrap().as_raw_nonzero().get();
-        for (mark, expected) in [(mark(), false), (format!("1999999999:5:{session}"), true), ("1999999999:5:1".to_owned(), session == 1)] {
+        let ours = session(i32::try_from(std::process::id()).unwrap()).unwrap();
+        for (mark, expected) in [(mark(), false), (format!("1999999999:5:{ours}"), true), (format!("1999999999:5:{}", ours + 1), false)] {
             let mut child = Command::new("sleep").arg("60").env(VARIABLE, &mark).spawn().unwrap();
             let pid = i32::try_from(child.id()).unwrap();
             // The child has our environment until it has called exec.

@@ -178,15 +178,18 @@ fn has_exited(fd: BorrowedFd<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{find, parent_of, Found};
+    use super::{find, Found};
 
     #[test]
     fn a_recycled_pid_is_a_stranger() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(find(dir.path()).unwrap(), Found::Nobody));
-        let parent = parent_of(i32::try_from(std::process::id()).unwrap()).unwrap();
-        std::fs::write(dir.path().join("postmaster.pid"), format!("{parent}\n/x\n1\n")).unwrap();
-        assert!(matches!(find(dir.path()).unwrap(), Found::Stranger { .. }));
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        std::fs::write(dir.path().join("postmaster.pid"), format!("{}\n/x\n1\n", other.id())).unwrap();
+        let found = find(dir.path()).unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(matches!(found, Found::Stranger { .. }));
         std::fs::write(dir.path().join("postmaster.pid"), "4194304\n/x\n1\n").unwrap();
         assert!(matches!(find(dir.path()).unwrap(), Found::Nobody));
     }
