@@ -15,6 +15,7 @@ use crate::config::types::{Config, Effective, PostgresConfig};
 use crate::dcs::etcd::EtcdStore;
 use crate::ha::action::{Action, Reply, Task};
 use crate::ha::config::WatchdogMode;
+use crate::ha::fence::WatchdogReport;
 use crate::ha::input::{Command, Input, Signal, StoreOutcome};
 use crate::ha::types::{Instant, JobId, Millis, ReplyId};
 use crate::ha::view::{ClusterView, PgState};
@@ -309,7 +310,10 @@ impl Shell {
                 log::log!(level, "{text}");
             }
             Action::Exit { code } => self.exit = Some(code),
-            Action::Watchdog(_) | Action::Vip(_) => log::debug!("no watchdog and no virtual IP in this build"),
+            Action::Watchdog(_) => {
+                let _ = self.inputs.send(Input::Watchdog(WatchdogReport::Unusable("not in this build".to_owned())));
+            }
+            Action::Guard(_) | Action::Vip(_) => {}
         }
     }
 

@@ -9,7 +9,7 @@ use super::read::{options, Reader};
 use super::tags;
 use super::types::{Config, Effective, HostPort, PgUser, PostgresConfig, Secret};
 use super::units::{as_text, hosts_and_port, is_truthy, parse_bool, parse_int};
-use crate::ha::config::{HaConfig, SyncMode};
+use crate::ha::config::{HaConfig, SyncMode, WatchdogConfig};
 use crate::ha::types::{MemberName, Millis};
 
 /// Keys below `postgresql` that the dynamic configuration cannot set.
@@ -191,8 +191,7 @@ impl Config {
             api_url: format!("{scheme}://{}/patroni", self.restapi.connect_address),
             proxy_url: proxy.map(|proxy| format!("postgres://{proxy}/{database}")),
             initial_dynamic: self.bootstrap.dcs.clone(),
-            watchdog: self.watchdog_mode,
-            has_vip: false,
+            watchdog: WatchdogConfig { mode: self.watchdog_mode, ..WatchdogConfig::default() },
             standby_cluster: is_standby_cluster(dynamic),
             can_clone_without_leader: postgres.replica_methods.values().any(|section| section.get("no_leader").is_some_and(is_truthy)),
             custom_bootstrap: self.bootstrap.method != "initdb",

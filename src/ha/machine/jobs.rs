@@ -40,6 +40,9 @@ impl Machine {
     }
 
     fn be_primary(&mut self, node: &NodeView, out: &mut Vec<Action>) {
+        if !self.fenced(out) {
+            return;
+        }
         let Some(permit) = self.permit() else { return };
         let deadline = self.config.pg_ctl_timeout;
         match &node.pg {
@@ -126,6 +129,9 @@ impl Machine {
 
     fn start_job(&mut self, kind: JobKind, job: Job, out: &mut Vec<Action>) {
         assert!(self.memory.job.is_none(), "one job at a time");
+        if matches!(kind, JobKind::Stop | JobKind::Remove) {
+            self.drop_vips(out);
+        }
         let id = self.new_job_id();
         self.progress = None;
         self.memory.job = Some(RunningJob { id, name: job.name(), kind, started_at: self.now, cancelled: false });

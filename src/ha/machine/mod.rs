@@ -4,7 +4,9 @@
 //! event that may matter starts one at once. The lease is watched on every step, whatever is in flight.
 
 mod act;
+mod address;
 mod command;
+mod fences;
 mod jobs;
 mod report;
 mod store;
@@ -56,6 +58,8 @@ pub struct Machine {
     dcs_seen_at: Option<Instant>,
     /// When `/status` was written last, with which slots.
     status_written: Option<(Instant, Vec<String>)>,
+    fences: fences::Fences,
+    vips: address::HeldVips,
     exit_code: Option<i32>,
 }
 
@@ -153,6 +157,8 @@ impl Machine {
             checkpoint_pending: false,
             dcs_seen_at: None,
             status_written: None,
+            fences: fences::Fences::default(),
+            vips: BTreeMap::new(),
             exit_code: None,
         }
     }
@@ -185,6 +191,8 @@ impl Machine {
             Wake::Decide => self.evaluate(out),
             Wake::Cycle => self.timers.cycle_at = self.now,
         }
+        self.tend_fences(out);
+        self.tend_vips(out);
         self.run_timers(out);
     }
 
@@ -228,7 +236,15 @@ impl Machine {
                 Wake::Sleep
             }
             Input::Signal(Signal::Terminate) => self.take_terminate(out),
+            Input::Watchdog(report) => self.take_watchdog(report, out),
+            Input::Guard(report) => self.take_guard(report, out),
+            Input::Carrier { lost } => self.take_carrier(lost),
         }
+    }
+
+    fn take_carrier(&mut self, lost: bool) -> Wake {
+        self.memory.carrier_lost_at = lost.then(|| self.memory.carrier_lost_at.unwrap_or(self.now));
+        Wake::Cycle
     }
 
     fn take_terminate(&mut self, out: &mut Vec<Action>) -> Wake {
@@ -455,6 +471,7 @@ impl Machine {
         if self.memory.job.as_ref().is_some_and(|job| job.kind != JobKind::Stop) {
             self.cancel_job(out);
         }
+        self.drop_vips(out);
         out.push(Action::Fence { kill_after: FENCE_KILL_AFTER });
     }
 
@@ -543,6 +560,10 @@ impl Machine {
         if let (Some(since), false, None) = (self.memory.unlocked_since, self.memory.lock, &self.memory.job) {
             let due = since + UNLOCKED_LIMIT + Millis(1);
             earlier((self.now < due).then_some(due));
+        }
+        earlier(self.fences_deadline());
+        if !self.vips.is_empty() {
+            earlier(self.memory.lease.map(|lease| lease.stop_at()).filter(|stop| self.now < *stop));
         }
         at.max(self.now + Millis(1))
     }

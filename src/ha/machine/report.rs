@@ -136,6 +136,9 @@ impl Machine {
             job: self.memory.job.as_ref().map(|job| (job.name, self.progress)),
             scheduled_restart: self.scheduled_restart.clone(),
             failsafe_active: false,
+            watchdog: self.memory.watchdog.clone(),
+            guard: self.memory.guard,
+            vips: self.vips.keys().copied().collect(),
             timeline: self.node.as_ref().and_then(|node| node.pg.running()).map(|running| running.timeline),
         })));
     }
