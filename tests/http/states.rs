@@ -171,6 +171,9 @@ impl Scene {
     fn running(&self, role: Role, started: &str) -> PgRunning {
         PgRunning {
             role,
+            system_id: CONTROL,
+            server_version: 150_020,
+            timeline: Timeline(self.timeline),
             position: Lsn(self.position),
             received: (role == Role::Standby).then_some(Lsn(self.position)),
             replayed: (role == Role::Standby).then_some(Lsn(self.position)),
