@@ -154,7 +154,7 @@ impl Shell {
         inputs: mpsc::UnboundedSender<Input>,
         commands: mpsc::Sender<http::Request>,
     ) -> Result<Shell, Error> {
-        if config.watchdog_mode == WatchdogMode::Required {
+        if config.watchdog.mode == WatchdogMode::Required {
             return Err(Error::NoWatchdog);
         }
         let etcd = config.etcd.as_ref().ok_or(Error::NoStore)?;

@@ -121,7 +121,7 @@ fn anchors_merges_and_text_for_everything() {
     assert!(config.restapi.allowlist_include_members && config.ctl.insecure && config.restapi.request_queue_size == 7);
     assert_eq!(config.etcd.unwrap().endpoints, ["https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"]);
     assert_eq!((config.log.mode, config.log.file_size, config.log.deduplicate_heartbeat_logs), (Some(0o640), 1_000_000, false));
-    assert_eq!(config.watchdog_mode, WatchdogMode::Off);
+    assert_eq!(config.watchdog.mode, WatchdogMode::Off);
     let published = r#"{"clonefrom":1,"failover_priority":"2","nofailover":false,"nosync":"true","rack":false,"zone":3}"#;
     assert_eq!(serde_json::to_string(&config.tags).unwrap(), published);
     let pg = &effective.postgres;
@@ -154,7 +154,7 @@ fn a_directory_is_one_configuration() {
 fn variables_alone_and_over_a_file() {
     let (config, effective) = effective("environment.env");
     assert_eq!(config.etcd.as_ref().unwrap().endpoints, ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]);
-    assert_eq!((config.log.level, config.watchdog_mode), (log::LevelFilter::Error, WatchdogMode::Required));
+    assert_eq!((config.log.level, config.watchdog.mode), (log::LevelFilter::Error, WatchdogMode::Required));
     assert!(effective.ha.tags.nofailover && !effective.ha.may_bootstrap);
     assert_eq!(effective.postgres.replication.options["sslmode"], "verify-full");
 
