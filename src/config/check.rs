@@ -180,11 +180,8 @@ fn int_problem(value: &Value, min: i64, max: i64, unit: &str, mode: Mode) -> Opt
 }
 
 fn seconds_problem(value: &Value, words: &[&'static str]) -> Option<Problem> {
-    let wanted = format!("must be a number of seconds from 1 on, or {}", words.join(" or "));
-    match seconds_or(value, words) {
-        Some(_) => None,
-        None => Some((Severity::Error, format!("{wanted}, not {}", shown(value)))),
-    }
+    let wrong = seconds_or(value, words).is_none();
+    wrong.then(|| (Severity::Error, format!("must be {} or a number of seconds from 1 on, not {}", words.join(", "), shown(value))))
 }
 
 fn command_problem(value: &Value) -> Option<String> {

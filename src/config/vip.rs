@@ -123,15 +123,7 @@ impl Entry<'_, '_> {
 
     fn interface(&mut self) -> Option<String> {
         let name = self.needed("interface", "name the network interface that carries the address, like eth0")?;
-        let why = if name.contains(':') {
-            "is an alias; name the interface itself, and write the alias as label"
-        } else if name.len() > NAME_MAX {
-            "is no name of an interface: at most 15 characters"
-        } else if name.contains(['/', '%']) || name.contains(char::is_whitespace) || matches!(name.as_str(), "." | "..") {
-            "is no name of an interface: no blanks, slashes or percent signs"
-        } else {
-            return Some(name);
-        };
+        let Some(why) = no_interface(&name) else { return Some(name) };
         self.error("interface", format!("'{}' {why}", name.escape_debug()));
         None
     }
@@ -168,6 +160,23 @@ impl Entry<'_, '_> {
             _ => return Some(gateway),
         };
         self.error("announce.gateway", format!("{gateway} {why}"));
+        None
+    }
+}
+
+/// Whether an interface can have this name (`dev_valid_name` of the kernel).
+pub(crate) fn is_interface_name(name: &str) -> bool {
+    no_interface(name).is_none()
+}
+
+fn no_interface(name: &str) -> Option<&'static str> {
+    if name.contains(':') {
+        Some("is an alias; name the interface itself, and write the alias as label")
+    } else if name.len() > NAME_MAX {
+        Some("is no name of an interface: at most 15 characters")
+    } else if name.contains(['/', '%']) || name.contains(char::is_whitespace) || matches!(name, "." | "..") {
+        Some("is no name of an interface: no blanks, slashes or percent signs")
+    } else {
         None
     }
 }

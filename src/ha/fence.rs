@@ -96,3 +96,16 @@ pub enum VipRole {
     /// One streaming standby, never the leader.
     AnyStandby,
 }
+
+impl VipRole {
+    /// The word of the configuration, REST and `list`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            VipRole::Primary => "primary",
+            VipRole::Standby => "standby",
+            VipRole::Sync => "sync",
+            VipRole::AnyStandby => "any-standby",
+        }
+    }
+}
