@@ -1,3 +1,9 @@
-//! Virtual IP addresses: rtnetlink, ARP and neighbour advertisement.
-//!
-//! Nothing is here yet: the core already knows the actions and permits (`mastiff::ha`), the sockets follow.
+//! Virtual IP addresses.
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod lifetime;
+pub mod schedule;
+pub mod wire;
+
+pub use error::Error;
