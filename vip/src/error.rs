@@ -49,6 +49,14 @@ pub enum Error {
         /// The interface.
         interface: String,
     },
+    /// An announcement was asked for an address that is not there: it would draw traffic that nobody answers.
+    #[error("{ip} is not on {interface}, so it is not announced; add it first")]
+    NotHeld {
+        /// The address.
+        ip: std::net::IpAddr,
+        /// The interface.
+        interface: String,
+    },
     /// The kernel refused for another reason.
     #[error("{doing}: {errno}")]
     Kernel {
@@ -56,14 +64,6 @@ pub enum Error {
         doing: String,
         /// The kernel's reason.
         errno: Errno,
-    },
-    /// The kernel did not answer in time, or with something that is no answer.
-    #[error("{doing}: the kernel's answer is {what}")]
-    Answer {
-        /// What was asked.
-        doing: String,
-        /// What is wrong with the answer.
-        what: &'static str,
     },
 }
 

@@ -162,8 +162,7 @@ mod tests {
 
     #[test]
     fn what_is_built_is_parsed_also_with_padding_and_tag() {
-        let want =
-            Arp { operation: Operation::Request, sender_mac: MAC, sender_ip: IP, target_mac: Mac::BROADCAST, target_ip: IP };
+        let want = Arp { operation: Operation::Request, sender_mac: MAC, sender_ip: IP, target_mac: Mac::BROADCAST, target_ip: IP };
         assert_eq!(parse(&ANNOUNCEMENT), Some(want));
         let mut padded = ANNOUNCEMENT.to_vec();
         padded.resize(60, 0);

@@ -181,11 +181,7 @@ pub fn parse(frame: &[u8]) -> Option<Neighbour> {
 }
 
 fn advertisement(flags: u8) -> Kind {
-    Kind::Advertisement {
-        router: flags & FLAG_ROUTER != 0,
-        solicited: flags & FLAG_SOLICITED != 0,
-        overriding: flags & FLAG_OVERRIDE != 0,
-    }
+    Kind::Advertisement { router: flags & FLAG_ROUTER != 0, solicited: flags & FLAG_SOLICITED != 0, overriding: flags & FLAG_OVERRIDE != 0 }
 }
 
 /// The link-layer address among the options; the outer `None` when the options are broken.
