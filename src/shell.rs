@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config;
 use crate::config::types::{Config, Effective, PostgresConfig};
 use crate::dcs::etcd::EtcdStore;
+use crate::guard::link::GuardLink;
 use crate::ha::action::{Action, Reply, Task};
 use crate::ha::config::WatchdogMode;
 use crate::ha::fence::WatchdogReport;
@@ -86,6 +87,7 @@ struct Shell {
     machine: Machine,
     store: EtcdStore,
     postgres: Postgres,
+    guard: GuardLink,
     postgres_config: PostgresConfig,
     published: Arc<Published>,
     server: Server,
@@ -175,7 +177,12 @@ impl Shell {
             Ok(server) => server,
             Err(error) => return Err(explain_busy_port(&config, &effective, error).await),
         };
+        let guard = GuardLink::new(&effective.postgres.data_dir, &config.scope, &config.name, inputs.clone());
+        if effective.ha.guard {
+            guard.start();
+        }
         Ok(Shell {
+            guard,
             machine: Machine::new(effective.ha, clock::now()),
             store,
             postgres: Postgres::new(effective.postgres.clone()),
@@ -313,7 +320,8 @@ impl Shell {
             Action::Watchdog(_) => {
                 let _ = self.inputs.send(Input::Watchdog(WatchdogReport::Unusable("not in this build".to_owned())));
             }
-            Action::Guard(_) | Action::Vip(_) => {}
+            Action::Guard(action) => self.guard.order(action),
+            Action::Vip(_) => {}
         }
     }
 

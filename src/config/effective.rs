@@ -192,6 +192,7 @@ impl Config {
             proxy_url: proxy.map(|proxy| format!("postgres://{proxy}/{database}")),
             initial_dynamic: self.bootstrap.dcs.clone(),
             watchdog: WatchdogConfig { mode: self.watchdog_mode, ..WatchdogConfig::default() },
+            guard: true,
             standby_cluster: is_standby_cluster(dynamic),
             can_clone_without_leader: postgres.replica_methods.values().any(|section| section.get("no_leader").is_some_and(is_truthy)),
             custom_bootstrap: self.bootstrap.method != "initdb",
