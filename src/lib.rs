@@ -14,6 +14,7 @@
 //! - [`dcs`] knows the keys and documents, and talks to etcd; [`postgres`] observes and changes this box's PostgreSQL; [`http`] is the REST API,
 //!   server and client. Every call has a deadline. They do not know each other.
 //! - [`config`] reads files, environment and dynamic configuration; [`ctl`] is the operator's command; [`tools`] are the program's other options.
+//! - [`guard`] is the process that ends PostgreSQL when this one does not.
 //! - [`clock`] alone reads clocks; [`signals`], [`notify`], [`log`] and [`metrics`] are what their names say.
 //!
 //! `docs/architecture.md` tells the rules, `docs/decisions.md` why they are so.
@@ -22,6 +23,7 @@ pub mod clock;
 pub mod config;
 pub mod ctl;
 pub mod dcs;
+pub mod guard;
 pub mod ha;
 pub mod http;
 pub mod log;
@@ -29,8 +31,10 @@ pub mod marker;
 pub mod metrics;
 pub mod notify;
 pub mod postgres;
+pub mod privileges;
 pub mod shell;
 pub mod signals;
 pub mod tools;
+pub mod vips;
 pub mod wake;
 pub mod watchdog;

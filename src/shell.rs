@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config;
 use crate::config::types::{Config, Effective, PostgresConfig};
 use crate::dcs::etcd::EtcdStore;
+use crate::guard::link::GuardLink;
 use crate::ha::action::{Action, Reply, Task};
 use crate::ha::input::{Command, Input, Signal, StoreOutcome};
 use crate::ha::types::{Instant, JobId, Millis, ReplyId};
@@ -24,6 +25,7 @@ use crate::marker::Marker;
 use crate::notify;
 use crate::postgres::Postgres;
 use crate::signals::{Event, Signals};
+use crate::vips::Vips;
 use crate::wake::{Jump, Timer};
 use crate::watchdog::Watchdog;
 
@@ -52,6 +54,9 @@ pub enum Error {
     /// There is no store section.
     #[error("no store is configured: an etcd3 section (or PATRONI_ETCD3_HOSTS) is needed")]
     NoStore,
+    /// A virtual IP cannot be managed.
+    #[error("vip: {0}")]
+    Vip(#[from] mastiff_vip::Error),
     /// PostgreSQL's programs are not where the configuration says.
     #[error("postgresql.bin_dir: {0} is not there or cannot be executed")]
     NoProgram(String),
@@ -70,7 +75,7 @@ impl Error {
         match self {
             Error::NoStore => EXIT_CONFIG,
             Error::NameInUse(_) => EXIT_NAME_IN_USE,
-            Error::NoProgram(_) | Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
+            Error::Vip(_) | Error::NoProgram(_) | Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
         }
     }
 }
@@ -82,6 +87,7 @@ struct Shell {
     machine: Machine,
     store: EtcdStore,
     postgres: Postgres,
+    guard: GuardLink,
     postgres_config: PostgresConfig,
     published: Arc<Published>,
     server: Server,
@@ -101,6 +107,7 @@ struct Shell {
     running: bool,
     unfinished: Marker,
     watchdog: Watchdog,
+    vips: Vips,
     /// Files or configuration changed and PostgreSQL does not know yet.
     reload_due: Rc<Cell<bool>>,
     name_checked: bool,
@@ -170,7 +177,17 @@ impl Shell {
             Err(error) => return Err(explain_busy_port(&config, &effective, error).await),
         };
         let watchdog = Watchdog::new(&effective.watchdog, effective.ha.watchdog.mode, notify::watchdog_time());
+        let guard = GuardLink::new(&effective.postgres.data_dir, &config.scope, &config.name, inputs.clone());
+        // A seed that differs between boxes: their announcements shall not beat in time.
+        let seed = clock::now().0 ^ u64::from(std::process::id());
+        let vips = Vips::open(&effective.vip, seed, &inputs)?;
+        guard.set_addresses(vips.addresses());
+        crate::privileges::keep_from_children();
+        if effective.ha.guard {
+            guard.start();
+        }
         Ok(Shell {
+            guard,
             machine: Machine::new(effective.ha, clock::now()),
             store,
             postgres: Postgres::new(effective.postgres.clone()),
@@ -188,6 +205,7 @@ impl Shell {
             running: false,
             unfinished: Marker::beside(data_dir(&config)),
             watchdog,
+            vips,
             reload_due: Rc::new(Cell::new(false)),
             name_checked: false,
             jump: Jump::now(),
@@ -199,6 +217,7 @@ impl Shell {
     }
 
     fn start_watchers(&self) {
+        self.vips.start();
         if let (Some(time), Watchdog::Device(_)) = (notify::watchdog_time(), &self.watchdog) {
             // PID 1 supervises this loop, and the device is ours.
             tokio::task::spawn_local(notify::stay_alive(time));
@@ -315,7 +334,8 @@ impl Shell {
                     let _ = self.inputs.send(Input::Watchdog(report));
                 }
             }
-            Action::Guard(_) | Action::Vip(_) => {}
+            Action::Guard(action) => self.guard.order(action),
+            Action::Vip(action) => self.vips.act(&action),
         }
     }
 

@@ -196,6 +196,7 @@ impl Config {
             initial_dynamic: self.bootstrap.dcs.clone(),
             watchdog: self.watchdog,
             vip_roles: self.vip.iter().map(|vip| vip.role).collect(),
+            guard: true,
             standby_cluster: is_standby_cluster(dynamic),
             can_clone_without_leader: postgres.replica_methods.values().any(|section| section.get("no_leader").is_some_and(is_truthy)),
             custom_bootstrap: self.bootstrap.method != "initdb",

@@ -60,7 +60,7 @@ impl LeaseClock {
     /// Permission to make PostgreSQL writable: only while no stop would be due.
     #[must_use]
     pub fn promote_permit(&self, now: Instant) -> Option<PromotePermit> {
-        (now < self.stop_at()).then(|| PromotePermit { until: self.deadline() })
+        (now < self.stop_at()).then(|| PromotePermit { until: self.fence_at() })
     }
 
     /// Permission to feed a watchdog that bites `timeout` after the kick: only while it would bite before the deadline.
@@ -91,7 +91,8 @@ pub struct PromotePermit {
 }
 
 impl PromotePermit {
-    /// The lease deadline: a promotion that is not done by then must not happen any more.
+    /// A promotion or start that was not begun by then must not begin any more: from [`LeaseClock::fence_at`] on PostgreSQL is killed, and what
+    /// began before that the guard finds at [`LeaseClock::guard_at`].
     #[must_use]
     pub fn until(&self) -> Instant {
         self.until

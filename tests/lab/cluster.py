@@ -132,6 +132,19 @@ class Box:
         state = process_state(pid)
         return pid if state and "postgres" in state[1] else None
 
+    def postgres_pids(self):
+        """Every process of PostgreSQL in the box: the postmaster first, then its children, also orphaned ones."""
+        found = [(pid, state) for pid in net.pids(self.namespace) if (state := process_state(pid))]
+        return [pid for pid, (_, words) in found if words.startswith((f"{PG_BIN}/postgres ", "postgres: "))]
+
+    def guard(self):
+        """Pid of the agent's guard process or None."""
+        for pid in net.pids(self.namespace):
+            state = process_state(pid)
+            if state and " guard mastiff-guard-" in state[1]:
+                return pid
+        return None
+
     def in_recovery(self):
         """True, False, or None when it does not say."""
         return {"t": True, "f": False}.get(self.value("select pg_is_in_recovery()"))

@@ -306,7 +306,16 @@ class Run:
         if how == "stop":
             self.fault()
 
-    @command(r"(?P<how>freeze|thaw) (?P<who>(?!etcd)[\w ]+)")
+    @command(r"(?P<how>freeze|thaw) postgres (?P<who>[\w ]+)")
+    def do_freeze_postgres(self, how, who):
+        """freeze|thaw postgres WHO: SIGSTOP, SIGCONT to the postmaster and all its children"""
+        for box in self.boxes(who):
+            for pid in box.postgres_pids():
+                os.kill(pid, signal.SIGSTOP if how == "freeze" else signal.SIGCONT)
+        if how == "freeze":
+            self.fault()
+
+    @command(r"(?P<how>freeze|thaw) (?P<who>(?!etcd|postgres)[\w ]+)")
     def do_freeze(self, how, who):
         """freeze|thaw WHO: SIGSTOP, SIGCONT to everything in the box"""
         for box in self.boxes(who):
@@ -496,8 +505,59 @@ class Run:
     def do_one_writer(self):
         """expect one writer: no two primaries acknowledged rows during the same time"""
         found = journal.overlaps(self.acks())
+        self.notes.append(f"overlap {sum(together for _, _, together in found):.3f}s")
         if found:
             raise LabError(f"two writers at a time: {found}")
+
+    @command(r"expect handed over from (?P<who>\w+)")
+    def do_handed_over(self, who):
+        """expect handed over from WHO: its last acknowledgement, by any writer, came before the first one on another box since the last fault"""
+        name, fault = self.box(who).name, self.faults[-1]
+        acks = self.acks()
+        last = max((a.t for a in acks if a.node == name), default=fault)
+        first = min((a.t for a in acks if a.node != name and a.t > fault), default=None)
+        if first is None:
+            raise LabError("no acknowledgement on another box")
+        self.notes.append(f"last {last - fault:.2f}s, margin {first - last:.2f}s")
+        if first <= last:
+            raise LabError(f"{last - first:.3f} s of two writers")
+
+    @command(r"expect ended postgres (?P<who>\w+)")
+    def do_ended(self, who):
+        """expect ended postgres WHO: no process of PostgreSQL is left in the box"""
+        box = self.box(who)
+        self.cluster.wait(f"PostgreSQL of {box.name} has ended", lambda: not box.postgres_pids(), self.until(30), pause=0.02)
+        self.notes.append(f"ended {lab.now() - self.faults[-1]:.2f}s")
+
+    @command(r"remember postmaster (?P<who>\w+)")
+    def do_remember_postmaster(self, who):
+        """remember postmaster WHO: its process"""
+        self.prints["postmaster " + who] = self.box(who).postmaster()
+
+    @command(r"expect same postmaster (?P<who>\w+)")
+    def do_same_postmaster(self, who):
+        """expect same postmaster WHO since `remember postmaster`"""
+        now, then = self.box(who).postmaster(), self.prints["postmaster " + who]
+        if now is None or now != then:
+            raise LabError(f"the postmaster was process {then} and is {now}")
+
+    @command(r"kill -9 guard (?P<who>\w+)")
+    def do_kill_guard(self, who):
+        """kill -9 guard WHO"""
+        box = self.box(who)
+        self.signal(box.guard(), signal.SIGKILL, f"the guard of {box.name}")
+
+    @command(r"expect guard (?P<who>[\w ]+)")
+    def do_guard(self, who):
+        """expect guard WHO: a guard process runs in the box"""
+        for box in self.boxes(who):
+            self.cluster.wait(f"the guard of {box.name}", box.guard, self.until(10))
+
+    @command(r"expect no guard (?P<who>[\w ]+)")
+    def do_no_guard(self, who):
+        """expect no guard WHO: no guard process runs in the box"""
+        for box in self.boxes(who):
+            self.cluster.wait(f"the guard of {box.name} has ended", lambda: box.guard() is None, self.until(10))
 
     @command(r"expect (write )?gap < (?P<seconds>[\d.]+)s")
     def do_gap(self, seconds):
