@@ -129,6 +129,12 @@ pub fn nearest(path: &[String]) -> Option<String> {
         parent.remove(0);
         candidates.extend(siblings(&parent));
     }
+    // A setting of the whole cluster that somebody wrote into the member's own file.
+    let misplaced = || closest(name, siblings(&["dcs".to_owned()])).filter(|_| parent.is_empty());
+    closest(name, candidates).or_else(|| misplaced().map(|key| format!("bootstrap.dcs.{key}")))
+}
+
+fn closest(name: &str, candidates: Vec<String>) -> Option<String> {
     let limit = (name.chars().count() / 3).clamp(1, 3);
     candidates
         .into_iter()
@@ -269,6 +275,7 @@ mod tests {
         assert_eq!(nearest(&dotted("etcd.hsots")).as_deref(), Some("hosts"));
         assert_eq!(nearest(&dotted("bootstrap.dcs.lop_wait")).as_deref(), Some("loop_wait"));
         assert_eq!(nearest(&dotted("tags.nofallover")).as_deref(), Some("nofailover"));
+        assert_eq!(nearest(&dotted("loop_wiat")).as_deref(), Some("bootstrap.dcs.loop_wait"));
         assert_eq!(nearest(&dotted("completely_else")), None);
         assert_eq!(distance("ab", "ba"), 1);
         assert_eq!(distance("", "abc"), 3);

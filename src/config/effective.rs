@@ -229,8 +229,9 @@ impl Timing {
             value.clamp(min, 31_536_000)
         };
         let mut loop_wait = read("loop_wait", 10, 1);
-        let mut retry_timeout = read("retry_timeout", 10, 3);
-        let ttl = read("ttl", 30, 20);
+        // Patroni's minimums are 3 and 20; a shorter lease is what an appliance may want.
+        let mut retry_timeout = read("retry_timeout", 10, 1);
+        let ttl = read("ttl", 30, 3);
         if 1 + 2 * retry_timeout > ttl {
             let lower = (ttl - 1) / 2;
             warnings.push(format!(

@@ -50,10 +50,12 @@ fn timing_is_made_to_fit() {
         ["Violated the rule \"loop_wait + 2*retry_timeout <= ttl\", where ttl=20 and retry_timeout=8. Adjusting loop_wait from 10 to 4"]
     );
     let out = effective("", json!({"ttl": 5, "loop_wait": 0, "retry_timeout": 10}));
-    assert_eq!((out.ha.ttl, out.ha.loop_wait, out.ha.retry_timeout), (Millis(20_000), Millis(1000), Millis(9000)));
-    assert_eq!(out.warnings.len(), 3, "{:?}", out.warnings);
+    assert_eq!((out.ha.ttl, out.ha.loop_wait, out.ha.retry_timeout), (Millis(5000), Millis(1000), Millis(2000)));
+    assert_eq!(out.warnings.len(), 2, "{:?}", out.warnings);
     let out = effective("", json!({"ttl": i64::MAX, "loop_wait": "abc", "retry_timeout": -1}));
-    assert_eq!(out.ha.retry_timeout, Millis(3000));
+    assert_eq!(out.ha.retry_timeout, Millis(1000));
+    let out = effective("", json!({"ttl": 1, "loop_wait": 1, "retry_timeout": 1}));
+    assert_eq!((out.ha.ttl, out.ha.loop_wait, out.ha.retry_timeout), (Millis(3000), Millis(1000), Millis(1000)));
 }
 
 #[test]

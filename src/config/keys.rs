@@ -202,9 +202,9 @@ pub const KEYS: &[Key] = &[
     key("tags.*", Any, "", "Published as written."),
 
     key("dcs", Section, "", "Dynamic configuration."),
-    key("dcs.ttl", int(20, MAX), "30", "Length of the lease in seconds."),
+    key("dcs.ttl", int(3, MAX), "30", "Length of the lease in seconds. Below 20 is for clusters without Patroni members, which raise it to 20."),
     key("dcs.loop_wait", int(1, MAX), "10", "Longest pause between two cycles in seconds."),
-    key("dcs.retry_timeout", int(3, MAX), "10", "Budget for retries against store and PostgreSQL in seconds; loop_wait + 2·retry_timeout ≤ ttl."),
+    key("dcs.retry_timeout", int(1, MAX), "10", "Budget for retries against store and PostgreSQL in seconds; loop_wait + 2·retry_timeout ≤ ttl."),
     off("dcs.primary_race_backoff", SECONDS, "0", LATER, "A standby waits this long while WAL from the primary still comes in."),
     key("dcs.maximum_lag_on_failover", unit(0, "B"), "1048576", "A standby further behind cannot become leader."),
     key("dcs.maximum_lag_on_syncnode", unit(-1, "B"), "-1", "A synchronous standby further behind is replaced; off if not above 0."),

@@ -18,7 +18,7 @@ pub(super) fn leading(facts: &Facts<'_>) -> Option<Decision> {
         Some(candidate) => could_lead(facts, peers, candidate, by_hand),
         None => facts.others().iter().any(|(name, _)| could_lead(facts, peers, name, by_hand)),
     };
-    possible.then(|| step_back(Verdict::DemotingForSwitchover))
+    possible.then(|| step_back(facts, Verdict::DemotingForSwitchover))
 }
 
 /// Whether `name` could take over from us.
@@ -30,8 +30,10 @@ fn could_lead(facts: &Facts<'_>, peers: &PeersView, name: &MemberName, by_hand: 
     follows && election::is_good_candidate(facts.config, facts.cluster, name, status, by_hand)
 }
 
-fn step_back(verdict: Verdict) -> Decision {
-    let stop = PgWanted::Stopped { mode: StopMode::Fast, checkpoint_first: true, escalate_after: None };
+/// A stop in order. One that waits for a standby that hangs ends after `pg_ctl_timeout`: without a clean end nothing is handed over.
+fn step_back(facts: &Facts<'_>, verdict: Verdict) -> Decision {
+    let escalate_after = Some(facts.config.pg_ctl_timeout);
+    let stop = PgWanted::Stopped { mode: StopMode::Fast, checkpoint_first: true, escalate_after };
     let mut decision = Decision::postgres(verdict, stop);
     decision.wanted.handover = true;
     decision
@@ -49,7 +51,7 @@ pub(super) fn without_carrier(facts: &Facts<'_>) -> Option<Decision> {
     }
     let Some(peers) = facts.fresh_peers() else { return Some(Decision::need(Verdict::AskingPeers, Need::Peers)) };
     let possible = facts.others().iter().any(|(name, _)| could_lead(facts, peers, name, false));
-    possible.then(|| step_back(Verdict::DemotingNoCarrier))
+    possible.then(|| step_back(facts, Verdict::DemotingNoCarrier))
 }
 
 /// Without a leader: whether another member that answers should lead instead, because clients cannot reach us.
