@@ -3,11 +3,12 @@
 //! The server asks nobody: everything that it shows is in the published [`Snapshot`](crate::ha::action::Snapshot), and it decides for itself
 //! whether that is still true. So a hung main loop, a silent store or a dead PostgreSQL cannot delay an answer, and no client can delay the main loop.
 //!
-//! `routes`, `health`, `status`, `cluster` and `operator` are pure: request and view in, answer out.
+//! `routes`, `health`, `status`, `cluster`, `fences` and `operator` are pure: request and view in, answer out.
 
 pub mod access;
 pub mod client;
 pub mod cluster;
+pub mod fences;
 pub mod health;
 pub mod json;
 pub mod operator;
@@ -26,7 +27,7 @@ use crate::ha::action::Reply;
 use crate::ha::input::Command;
 
 pub use server::{spawn, Server};
-pub use view::{Current, Identity, Published, View};
+pub use view::{Current, Identity, Published, View, VipStatus};
 
 /// What an operator asks of the main loop.
 #[derive(Clone, Debug, PartialEq)]

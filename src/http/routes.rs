@@ -12,7 +12,7 @@ use crate::metrics;
 
 use super::cluster::{self, Wording};
 use super::view::View;
-use super::{health, json, operator, parse};
+use super::{fences, health, json, operator, parse};
 
 /// How the body is labelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +138,7 @@ pub enum Page {
     Config,
     Metrics,
     Failsafe,
+    Vip,
 }
 
 /// What is asked for.
@@ -192,6 +193,7 @@ fn page_of(segment: &str) -> Page {
         "config" => Page::Config,
         "metrics" => Page::Metrics,
         "failsafe" => Page::Failsafe,
+        "vip" => Page::Vip,
         _ => Page::Health,
     }
 }
@@ -248,6 +250,8 @@ fn code_only(path: &str, query: &[(String, String)], view: &View<'_>) -> bool {
         // Patroni answers 503 here whatever the state; that would make a probe restart a healthy agent.
         Page::Liveness => health::liveness(view),
         Page::Readiness => health::readiness(query, view),
+        // No health check: as GET.
+        Page::Vip => true,
         _ => health::check(path, query, view),
     }
 }
@@ -267,6 +271,7 @@ fn read(page: Page, path: &str, query: &[(String, String)], view: &View<'_>) -> 
             Some(config) => Response::json(200, &config.value),
             None => Response::error_page(502),
         },
+        Page::Vip => Response::json(200, &fences::vips(view.current, view.now, view.is_stale())),
         Page::Metrics => Response { code: 200, reason: None, kind: Kind::Plain, body: metrics::render(view).into() },
         Page::Failsafe => match view.last_cluster().and_then(|cluster| cluster.failsafe.as_ref()) {
             Some(map) => {

@@ -380,6 +380,7 @@ fn a_reload_says_what_needs_a_restart() {
     assert_eq!(old.needs_restart(&good("watchdog-systemd.yml").config), ["watchdog.device", "watchdog.driver"]);
 }
 
+/// The printed tables are those of the code; what stands above them is written by hand. UPDATE_GOLDEN=1 writes the tables.
 #[test]
 fn the_reference_is_generated() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");

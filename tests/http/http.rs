@@ -4,6 +4,7 @@
 mod abuse;
 mod bench;
 mod commands;
+mod fences;
 mod golden;
 mod live;
 mod states;

@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 
 use super::{Machine, WriteKind};
 use crate::ha::action::{Action, Snapshot, StoreRequest};
+use crate::ha::config::WatchdogMode;
 use crate::ha::decide::BootstrapStep;
+use crate::ha::fence::Watchdog;
 use crate::ha::types::{Instant, LeaseId};
 use crate::ha::view::{ClusterView, NodeView, PgRunning, PgState, Role};
 
@@ -77,7 +79,24 @@ impl Machine {
         if cluster.is_paused() {
             put("pause", true.into());
         }
+        if let Some(word) = self.watchdog_word() {
+            put("watchdog", word.into());
+        }
+        if !self.vips.is_empty() {
+            put("vip", self.vips.keys().map(|role| Value::from(role.word())).collect());
+        }
         doc
+    }
+
+    /// What the others' `list` shows of the watchdog. Where one is only used if it is there, its absence is no news.
+    fn watchdog_word(&self) -> Option<&'static str> {
+        match (&self.memory.watchdog, self.config.watchdog.mode) {
+            (Watchdog::Unknown, _) => None,
+            (Watchdog::Unusable(_), mode) if mode != WatchdogMode::Required => None,
+            // A moment: not worth a write of its own.
+            (Watchdog::Arming, _) => Some(Watchdog::Ready.word()),
+            (watchdog, _) => Some(watchdog.word()),
+        }
     }
 
     /// Patroni's word for the state.
