@@ -30,8 +30,6 @@ pub struct Metrics {
     pub http_evicted: AtomicU64,
     /// Connections that could not be accepted (file descriptors).
     pub http_accept_errors: AtomicU64,
-    /// Starts of this box that were resets by the watchdog, seen by this process.
-    pub watchdog_resets: AtomicU64,
 }
 
 /// The process's counters.
@@ -54,7 +52,6 @@ impl Metrics {
             http_refused: AtomicU64::new(0),
             http_evicted: AtomicU64::new(0),
             http_accept_errors: AtomicU64::new(0),
-            watchdog_resets: AtomicU64::new(0),
         }
     }
 

@@ -217,7 +217,7 @@ impl Shell {
     }
 
     fn start_watchers(&self) {
-        self.vips.start();
+        self.vips.start(&self.published);
         if let (Some(time), Watchdog::Device(_)) = (notify::watchdog_time(), &self.watchdog) {
             // PID 1 supervises this loop, and the device is ours.
             tokio::task::spawn_local(notify::stay_alive(time));

@@ -4,9 +4,9 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mastiff_vip::{Address, Error, Event, Holder, Lifetime, Probe};
@@ -20,33 +20,15 @@ use crate::guard;
 use crate::ha::action::VipAction;
 use crate::ha::fence::VipRole;
 use crate::ha::input::Input;
-use crate::ha::types::{Instant, Millis};
-
-/// What is known of one address, for REST and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VipStatus {
-    /// The address.
-    pub address: IpAddr,
-    /// Length of its prefix.
-    pub prefix: u8,
-    /// The interface.
-    pub interface: String,
-    /// Who carries it.
-    pub role: VipRole,
-    /// It is on the interface.
-    pub held: bool,
-    /// Until the order to hold it ends.
-    pub lifetime_left: Option<Millis>,
-    /// Somebody else has it, too, or did.
-    pub conflict: Option<String>,
-    /// Why it could not be added or removed.
-    pub error: Option<String>,
-}
+use crate::ha::types::{Instant, Millis, WallTime};
+use crate::http::{Published, VipStatus};
 
 /// All virtual IPs of this box.
 #[derive(Clone)]
 pub struct Vips {
     all: Rc<Vec<Rc<One>>>,
+    /// Something to be shown changed.
+    dirty: Rc<Notify>,
 }
 
 /// One address.
@@ -56,6 +38,7 @@ struct One {
     inner: RefCell<Inner>,
     /// The task that sends what is due must look at the time again.
     changed: Notify,
+    dirty: Rc<Notify>,
     inputs: mpsc::UnboundedSender<Input>,
 }
 
@@ -64,6 +47,9 @@ struct Inner {
     /// The order: until when the address may be here.
     until: Option<Instant>,
     held: bool,
+    since: Option<WallTime>,
+    /// When the kernel removes it, unless it is renewed.
+    expires_at: Option<Instant>,
     conflict: Option<String>,
     error: Option<String>,
 }
@@ -75,6 +61,7 @@ impl Vips {
     /// A missing capability, with what to do about it. A missing interface is said and waited for.
     pub fn open(settings: &[VipSettings], seed: u64, inputs: &mpsc::UnboundedSender<Input>) -> Result<Vips, Error> {
         let mut all = Vec::new();
+        let dirty = Rc::new(Notify::new());
         for setting in settings {
             let mut holder = Holder::open(address(setting), seed)?;
             match holder.check() {
@@ -85,15 +72,28 @@ impl Vips {
             if setting.role == VipRole::Primary && !holder.is_running() {
                 let _ = inputs.send(Input::Carrier { lost: true });
             }
-            let inner = Inner { holder, until: None, held: false, conflict: None, error: None };
-            let (role, on_conflict) = (setting.role, setting.on_conflict);
-            all.push(Rc::new(One { role, on_conflict, inner: RefCell::new(inner), changed: Notify::new(), inputs: inputs.clone() }));
+            let inner = Inner { holder, until: None, held: false, since: None, expires_at: None, conflict: None, error: None };
+            all.push(Rc::new(One {
+                role: setting.role,
+                on_conflict: setting.on_conflict,
+                inner: RefCell::new(inner),
+                changed: Notify::new(),
+                dirty: Rc::clone(&dirty),
+                inputs: inputs.clone(),
+            }));
         }
-        Ok(Vips { all: Rc::new(all) })
+        Ok(Vips { all: Rc::new(all), dirty })
     }
 
-    /// Starts a task for each address: events of the kernel, announcements.
-    pub fn start(&self) {
+    /// Starts a task for each address: events of the kernel, announcements; and one that shows what became of them.
+    pub fn start(&self, published: &Arc<Published>) {
+        let (vips, published) = (self.clone(), Arc::clone(published));
+        tokio::task::spawn_local(async move {
+            loop {
+                published.set_vips(vips.status());
+                vips.dirty.notified().await;
+            }
+        });
         for one in self.all.iter() {
             tokio::task::spawn_local(Rc::clone(one).run());
         }
@@ -165,6 +165,7 @@ impl One {
         }
         drop(inner);
         self.changed.notify_one();
+        self.dirty.notify_one();
     }
 
     /// Somebody else's address is not taken: asked first, and again with each renewal, until nobody answers.
@@ -189,22 +190,23 @@ impl One {
                 inner.error = Some(error.to_string());
             }
         }
-        inner.held = false;
+        inner.gone();
         drop(inner);
         self.changed.notify_one();
+        self.dirty.notify_one();
     }
 
     fn status(&self) -> VipStatus {
         let inner = self.inner.borrow();
         let address = inner.holder.address();
-        let left = inner.until.filter(|_| inner.held).map(|until| clock::now().until(until));
         VipStatus {
             address: address.ip,
             prefix: address.prefix,
             interface: address.interface.clone(),
             role: self.role,
             held: inner.held,
-            lifetime_left: left,
+            since: inner.since,
+            expires_at: inner.expires_at,
             conflict: inner.conflict.clone(),
             error: inner.error.clone(),
         }
@@ -239,6 +241,7 @@ impl One {
         inner.holder.tick(now());
         for event in inner.holder.poll_events(now()) {
             self.take(inner, &event);
+            self.dirty.notify_one();
         }
         if !inner.held && inner.until.is_some_and(|until| clock::now() < until) {
             match inner.holder.conflict(now()) {
@@ -253,7 +256,7 @@ impl One {
         let address = inner.holder.address().ip;
         match event {
             Event::AddressRemoved => {
-                inner.held = false;
+                inner.gone();
                 if inner.until.is_some_and(|until| clock::now() < until) {
                     log::warn!("virtual IP {address} was removed by somebody else, or expired; adding it again");
                     inner.put(true);
@@ -286,8 +289,10 @@ impl Inner {
             Ok(()) => {
                 if !self.held {
                     log::info!("virtual IP {}/{} added to {}", address.ip, address.prefix, address.interface);
+                    self.since = Some(clock::wall());
                 }
                 self.held = true;
+                self.expires_at = valid.map(|seconds| clock::now() + Millis::from_secs(u64::from(seconds)));
                 self.error = None;
             }
             Err(error) => {
@@ -295,10 +300,14 @@ impl Inner {
                 if self.error.as_ref() != Some(&text) {
                     log::error!("virtual IP {}: {text}", address.ip);
                 }
-                self.held = false;
+                self.gone();
                 self.error = Some(text);
             }
         }
+    }
+
+    fn gone(&mut self) {
+        (self.held, self.since, self.expires_at) = (false, None, None);
     }
 
     fn clash(&mut self, text: &str) {

@@ -396,6 +396,7 @@ fn by_hand_it_does_nothing() {
 }
 
 #[test]
+#[allow(clippy::zombie_processes)]
 fn memory() {
     let bench = Bench::new();
     let _server = bench.server("sleep 60 & wait");
