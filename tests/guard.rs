@@ -399,13 +399,15 @@ fn by_hand_it_does_nothing() {
 #[allow(clippy::zombie_processes)]
 fn memory() {
     let bench = Bench::new();
-    let _server = bench.server("sleep 60 & wait");
+    let mut server = bench.server("sleep 60 & wait");
     bench.watch(60_000);
     let status = std::fs::read_to_string(format!("/proc/{}/status", bench.guard.id())).unwrap();
     for line in status.lines().filter(|line| ["VmRSS", "RssAnon", "RssFile", "VmLck", "Threads"].iter().any(|key| line.starts_with(key))) {
         println!("{line}");
     }
     assert!(status.contains("Threads:\t1\n"));
+    server.kill().unwrap();
+    server.wait().unwrap();
 }
 
 // --- the agent's side ---------------------------------------------------------------------------
