@@ -33,3 +33,4 @@ pub mod shell;
 pub mod signals;
 pub mod tools;
 pub mod wake;
+pub mod watchdog;

@@ -14,8 +14,6 @@ use crate::config;
 use crate::config::types::{Config, Effective, PostgresConfig};
 use crate::dcs::etcd::EtcdStore;
 use crate::ha::action::{Action, Reply, Task};
-use crate::ha::config::WatchdogMode;
-use crate::ha::fence::WatchdogReport;
 use crate::ha::input::{Command, Input, Signal, StoreOutcome};
 use crate::ha::types::{Instant, JobId, Millis, ReplyId};
 use crate::ha::view::{ClusterView, PgState};
@@ -27,6 +25,7 @@ use crate::notify;
 use crate::postgres::Postgres;
 use crate::signals::{Event, Signals};
 use crate::wake::{Jump, Timer};
+use crate::watchdog::Watchdog;
 
 /// Cannot reach or bind what is needed at the start.
 pub const EXIT_UNAVAILABLE: i32 = 69;
@@ -53,9 +52,6 @@ pub enum Error {
     /// There is no store section.
     #[error("no store is configured: an etcd3 section (or PATRONI_ETCD3_HOSTS) is needed")]
     NoStore,
-    /// The configuration demands a fence that this build does not have.
-    #[error("watchdog.mode is required, but this build has no watchdog support: it would lead without the fence that is asked for")]
-    NoWatchdog,
     /// PostgreSQL's programs are not where the configuration says.
     #[error("postgresql.bin_dir: {0} is not there or cannot be executed")]
     NoProgram(String),
@@ -72,7 +68,7 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
-            Error::NoStore | Error::NoWatchdog => EXIT_CONFIG,
+            Error::NoStore => EXIT_CONFIG,
             Error::NameInUse(_) => EXIT_NAME_IN_USE,
             Error::NoProgram(_) | Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
         }
@@ -104,6 +100,7 @@ struct Shell {
     /// PostgreSQL answered when it was last looked at: only then is the data directory written to.
     running: bool,
     unfinished: Marker,
+    watchdog: Watchdog,
     /// Files or configuration changed and PostgreSQL does not know yet.
     reload_due: Rc<Cell<bool>>,
     name_checked: bool,
@@ -154,9 +151,6 @@ impl Shell {
         inputs: mpsc::UnboundedSender<Input>,
         commands: mpsc::Sender<http::Request>,
     ) -> Result<Shell, Error> {
-        if config.watchdog.mode == WatchdogMode::Required {
-            return Err(Error::NoWatchdog);
-        }
         let etcd = config.etcd.as_ref().ok_or(Error::NoStore)?;
         let me = crate::ha::types::MemberName(config.name.clone());
         let store = EtcdStore::new(etcd, &config.namespace, &config.scope, &me)?;
@@ -175,6 +169,7 @@ impl Shell {
             Ok(server) => server,
             Err(error) => return Err(explain_busy_port(&config, &effective, error).await),
         };
+        let watchdog = Watchdog::new(&effective.watchdog, effective.ha.watchdog.mode, notify::watchdog_time());
         Ok(Shell {
             machine: Machine::new(effective.ha, clock::now()),
             store,
@@ -192,6 +187,7 @@ impl Shell {
             calls: Rc::new(Cell::new(0)),
             running: false,
             unfinished: Marker::beside(data_dir(&config)),
+            watchdog,
             reload_due: Rc::new(Cell::new(false)),
             name_checked: false,
             jump: Jump::now(),
@@ -203,6 +199,10 @@ impl Shell {
     }
 
     fn start_watchers(&self) {
+        if let (Some(time), Watchdog::Device(_)) = (notify::watchdog_time(), &self.watchdog) {
+            // PID 1 supervises this loop, and the device is ours.
+            tokio::task::spawn_local(notify::stay_alive(time));
+        }
         let (alarm, mut alarms) = mpsc::channel(1);
         let store = self.store.clone();
         tokio::task::spawn_local(async move { store.watch(alarm).await });
@@ -310,8 +310,10 @@ impl Shell {
                 log::log!(level, "{text}");
             }
             Action::Exit { code } => self.exit = Some(code),
-            Action::Watchdog(_) => {
-                let _ = self.inputs.send(Input::Watchdog(WatchdogReport::Unusable("not in this build".to_owned())));
+            Action::Watchdog(action) => {
+                if let Some(report) = self.watchdog.act(action) {
+                    let _ = self.inputs.send(Input::Watchdog(report));
+                }
             }
             Action::Guard(_) | Action::Vip(_) => {}
         }
