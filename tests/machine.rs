@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use mastiff::ha::action::{Action, Job, StoreRequest, WipeReason};
-use mastiff::ha::config::HaConfig;
+use mastiff::ha::config::{HaConfig, WatchdogMode};
 use mastiff::ha::decide::samples;
+use mastiff::ha::fence::{VipRole, WatchdogReport};
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
 use mastiff::ha::view::{
@@ -686,4 +687,34 @@ fn a_look_at_postgres_right_after_the_claim_does_not_end_the_bootstrap() {
     bench.pass(5);
     bench.answer_observation();
     assert!(bench.take(|action| matches!(action, Action::CancelJob { .. }).then_some(())).is_none(), "nobody was quicker");
+}
+
+#[test]
+fn the_member_key_tells_of_watchdog_and_address_once_there_is_something_to_tell() {
+    let mut config = HaConfig::for_member("n1");
+    config.watchdog.mode = WatchdogMode::Automatic;
+    config.vip_roles = [VipRole::Primary].into();
+    let mut bench = Bench::with(config, primary());
+    bench.leader("n1", 1);
+    bench.start();
+    let mut told = |report: Option<WatchdogReport>| {
+        report.into_iter().for_each(|report| bench.step(Input::Watchdog(report)));
+        let mut written = None;
+        for _ in 0..4 {
+            bench.cycle();
+            while let Some((id, value)) = bench.take(|action| match action {
+                Action::Store { id, request: StoreRequest::PutMember { value, .. }, .. } => Some((*id, value.clone())),
+                _ => None,
+            }) {
+                bench.answer(id, StoreOutcome::Done { revision: Revision(7) });
+                written = Some(value);
+            }
+        }
+        written.map(|value| (value.get("watchdog").cloned(), value.get("vip").cloned()))
+    };
+    let (primary, armed) = (Some(serde_json::json!(["primary"])), Some(serde_json::json!("armed")));
+    assert_eq!(told(None), Some((None, primary.clone())), "the address follows PostgreSQL, the watchdog was not looked at");
+    assert_eq!(told(Some(WatchdogReport::Unusable("none".into()))), None, "an automatic one that is missing is no news");
+    assert_eq!(told(Some(WatchdogReport::Ready)).map(|told| told.1), Some(primary.clone()));
+    assert_eq!(told(Some(WatchdogReport::Armed { timeout: Millis(10_000), stoppable: true })), Some((armed, primary)));
 }

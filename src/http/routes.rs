@@ -162,8 +162,7 @@ pub enum Verb {
 /// Finds the handler.
 #[must_use]
 pub fn route(method: &str, path: &str) -> Route {
-    let segment = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-    let verb = match (method, segment) {
+    let verb = match (method, first_segment(path)) {
         ("GET", segment) => return Route::Read(page_of(segment)),
         ("HEAD" | "OPTIONS", _) => return Route::CodeOnly,
         ("POST", "switchover") => Verb::Switchover,
@@ -181,6 +180,10 @@ pub fn route(method: &str, path: &str) -> Route {
         _ => return Route::Unsupported,
     };
     Route::Unsafe(verb)
+}
+
+fn first_segment(path: &str) -> &str {
+    path.trim_start_matches('/').split('/').next().unwrap_or_default()
 }
 
 fn page_of(segment: &str) -> Page {
@@ -246,7 +249,7 @@ pub fn split(target: &str) -> (&str, &str) {
 }
 
 fn code_only(path: &str, query: &[(String, String)], view: &View<'_>) -> bool {
-    match page_of(path.trim_start_matches('/')) {
+    match page_of(first_segment(path)) {
         // Patroni answers 503 here whatever the state; that would make a probe restart a healthy agent.
         Page::Liveness => health::liveness(view),
         Page::Readiness => health::readiness(query, view),

@@ -136,7 +136,9 @@ fn the_list_of_addresses_counts_by_the_clock() {
     }
     let none = crate::states::current(async_replica());
     assert_eq!(ask_at(&none, "GET", "/vip", NOW), (200, "[]".to_owned()));
-    assert_eq!(ask_at(&none, "HEAD", "/vip", NOW).0, 200, "whatever the role");
+    for target in ["/vip", "/vip/", "/vip?x=1"] {
+        assert_eq!(ask_at(&none, "HEAD", target, NOW).0, 200, "{target}: whatever the role");
+    }
     assert_eq!(ask_at(&Current::new(None, NOW, WALL), "GET", "/vip", NOW), (200, "[]".to_owned()));
 }
 
