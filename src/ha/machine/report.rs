@@ -138,7 +138,7 @@ impl Machine {
             failsafe_active: false,
             watchdog: self.memory.watchdog.clone(),
             guard: self.memory.guard,
-            vips: self.vips.keys().copied().collect(),
+            vips: self.held_vips(),
             timeline: self.node.as_ref().and_then(|node| node.pg.running()).map(|running| running.timeline),
         })));
     }
