@@ -189,6 +189,7 @@ impl Holder {
     pub fn add(&mut self, now: Duration, valid: Option<u32>) -> Result<(), Error> {
         self.find_link()?;
         self.put(valid)?;
+        self.settle_route();
         self.wanted = true;
         self.probing = Probing::Idle;
         self.schedule.restart(now);
@@ -225,6 +226,22 @@ impl Holder {
             valid,
         };
         self.netlink.add(&new, interface)
+    }
+
+    /// Waits until the kernel takes packets for a new IPv6 address in.
+    ///
+    /// It answers the addition before: the route to itself follows from a work queue. An announcement sooner than that would draw
+    /// packets that are dropped, and a lost SYN costs its client a second. Mostly not a single turn is needed.
+    fn settle_route(&mut self) {
+        /// 20 ms in all: then the schedule's later announcements must do.
+        const TURNS: u32 = 40;
+        const TURN: Duration = Duration::from_micros(500);
+        for _ in 0..if self.address.ip.is_ipv6() { TURNS } else { 0 } {
+            if self.netlink.is_local(self.address.ip) {
+                return;
+            }
+            std::thread::sleep(TURN);
+        }
     }
 
     /// Removes the address from wherever it is on this host and ends the TCP sessions that use it. Can be repeated.
