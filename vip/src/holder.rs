@@ -86,6 +86,8 @@ enum Probing {
 }
 
 /// An address and everything that is needed to hold it.
+///
+/// Dropping it removes nothing: only [`remove`](Self::remove), or the address's lifetime, ends it.
 #[derive(Debug)]
 pub struct Holder {
     address: Address,
@@ -181,7 +183,9 @@ impl Holder {
 
     /// Adds the address, or renews it when it is there, and begins to announce it: the first time at once.
     ///
-    /// `valid` is how long the kernel keeps it without a renewal, in seconds ([`Lifetime::valid_for`]); `None` is for ever.
+    /// `valid` is how long the kernel keeps it without a renewal, in seconds ([`valid_for`](crate::lifetime::Lifetime::valid_for)); `None` is for ever.
+    ///
+    /// Takes up to 20 ms for IPv6 on a busy machine, mostly none: the announcement waits until the kernel takes packets in.
     ///
     /// # Errors
     /// [`Error::NoInterface`], [`Error::Capability`], [`Error::Ipv6Off`], the kernel's. That an announcement could not be sent is no
@@ -286,6 +290,8 @@ impl Holder {
     /// [`Error::NoInterface`]; the kernel's, such as `ENETDOWN`.
     pub fn probe(&mut self, now: Duration) -> Result<(), Error> {
         self.find_link()?;
+        // What was said before the question is no answer to it.
+        let _ = self.foreign_claim();
         self.probing = Probing::Running { started: now, again: Some(now.saturating_add(PROBE_GAP)) };
         self.send_probe()
     }
@@ -516,7 +522,7 @@ impl Holder {
     /// Reads what has arrived; the last station that claims the address.
     fn foreign_claim(&self) -> Option<Mac> {
         /// More claims than that are one conflict.
-        const AT_ONCE: usize = 64;
+        const AT_ONCE: usize = 1024;
         let (frames, _, own) = self.speaker().ok().flatten()?;
         (0..AT_ONCE).map_while(|_| frames.next_claim(own)).last().map(|claim| claim.mac)
     }

@@ -182,7 +182,10 @@ fn a_probe_finds_the_holder_and_disturbs_nobody() {
         assert_eq!(probed(&net, &mut new), Probe::Held { mac }, "{ip}");
         assert_eq!(client_sends_to(&net, ip), Some(net.mac("a")), "no cache was changed");
         assert_eq!(net.who_answers("c", ip).as_deref(), Some("a"));
+        // An announcement that nobody read before the question is no answer to it.
+        old.announce(net.now()).unwrap();
         old.remove().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
         assert_eq!(probed(&net, &mut new), Probe::Free, "{ip}");
     }
 }
