@@ -19,6 +19,10 @@ use crate::wire::{arp, ndp, Mac};
 
 /// Time between the two probes.
 pub const PROBE_GAP: Duration = Duration::from_millis(120);
+/// Time between two questions whether the kernel takes packets for a new IPv6 address in.
+const SETTLE_AGAIN: Duration = Duration::from_millis(2);
+/// It is announced after this time in any case: rules of routing may hide the answer.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Time from the first probe to the verdict that nobody has the address.
 pub const PROBE_TIME: Duration = Duration::from_millis(300);
 
@@ -101,6 +105,9 @@ pub struct Holder {
     ports: BTreeMap<u32, (bool, bool)>,
     schedule: Schedule,
     wanted: bool,
+    /// Until when the first announcement waits for the kernel to take packets in.
+    unsettled: Option<Duration>,
+    announcements: u64,
     probing: Probing,
     defended_at: Option<Duration>,
 }
@@ -124,6 +131,8 @@ impl Holder {
             ports: BTreeMap::new(),
             schedule: Schedule::new(seed),
             wanted: false,
+            unsettled: None,
+            announcements: 0,
             probing: Probing::Idle,
             defended_at: None,
             address,
@@ -185,7 +194,8 @@ impl Holder {
     ///
     /// `valid` is how long the kernel keeps it without a renewal, in seconds ([`valid_for`](crate::lifetime::Lifetime::valid_for)); `None` is for ever.
     ///
-    /// Takes up to 20 ms for IPv6 on a busy machine, mostly none: the announcement waits until the kernel takes packets in.
+    /// Takes up to 10 ms for IPv6, mostly none: the announcement waits until the kernel takes packets in. When that takes longer,
+    /// [`tick`](Self::tick) announces.
     ///
     /// # Errors
     /// [`Error::NoInterface`], [`Error::Capability`], [`Error::Ipv6Off`], the kernel's. That an announcement could not be sent is no
@@ -193,7 +203,7 @@ impl Holder {
     pub fn add(&mut self, now: Duration, valid: Option<u32>) -> Result<(), Error> {
         self.find_link()?;
         self.put(valid)?;
-        self.settle_route();
+        self.unsettled = if self.settle_route() { None } else { Some(now.saturating_add(SETTLED)) };
         self.wanted = true;
         self.probing = Probing::Idle;
         self.schedule.restart(now);
@@ -232,20 +242,22 @@ impl Holder {
         self.netlink.add(&new, interface)
     }
 
-    /// Waits until the kernel takes packets for a new IPv6 address in.
+    /// Whether the kernel takes packets for the address in, waiting a moment for it.
     ///
-    /// It answers the addition before: the route to itself follows from a work queue. An announcement sooner than that would draw
-    /// packets that are dropped, and a lost SYN costs its client a second. Mostly not a single turn is needed.
-    fn settle_route(&mut self) {
-        /// 20 ms in all: then the schedule's later announcements must do.
-        const TURNS: u32 = 40;
+    /// It answers the addition of an IPv6 address before: the route to itself follows from a work queue, which other changes of the
+    /// network hold up. An announcement sooner than that would draw packets that are dropped, and a lost SYN costs its client a
+    /// second. Mostly not a single turn is needed.
+    fn settle_route(&mut self) -> bool {
+        /// 10 ms in all; after that [`tick`](Holder::tick) asks again.
+        const TURNS: u32 = 20;
         const TURN: Duration = Duration::from_micros(500);
-        for _ in 0..if self.address.ip.is_ipv6() { TURNS } else { 0 } {
-            if self.netlink.is_local(self.address.ip) {
-                return;
+        for _ in 0..TURNS {
+            if self.address.ip.is_ipv4() || self.netlink.is_local(self.address.ip) {
+                return true;
             }
             std::thread::sleep(TURN);
         }
+        false
     }
 
     /// Removes the address from wherever it is on this host and ends the TCP sessions that use it. Can be repeated.
@@ -254,6 +266,7 @@ impl Holder {
     /// [`Error::Capability`], the kernel's. The announcements have ended in any case.
     pub fn remove(&mut self) -> Result<Removal, Error> {
         self.wanted = false;
+        self.unsettled = None;
         self.schedule.stop();
         let ip = self.address.ip;
         let mut places = 0;
@@ -282,6 +295,12 @@ impl Holder {
         // Asked for explicitly: also when one was sent a moment ago.
         self.schedule.due(now);
         self.send_announcement()
+    }
+
+    /// How many announcements were sent since [`open`](Self::open).
+    #[must_use]
+    pub fn announcements(&self) -> u64 {
+        self.announcements
     }
 
     /// Starts a conflict probe: two questions [`PROBE_GAP`] apart, a verdict after [`PROBE_TIME`]. See [`conflict`](Self::conflict).
@@ -326,6 +345,12 @@ impl Holder {
 
     /// Sends what is due. What cannot be sent is tried again by the schedule.
     pub fn tick(&mut self, now: Duration) {
+        match self.unsettled {
+            Some(until) if now < until && !self.netlink.is_local(self.address.ip) => {
+                self.schedule.restart(now.saturating_add(SETTLE_AGAIN));
+            }
+            _ => self.unsettled = None,
+        }
         if self.schedule.due(now) {
             let _ = self.send_announcement();
         }
@@ -505,10 +530,12 @@ impl Holder {
             IpAddr::V6(ip) => frames.send(&ndp::announce(mac, ip, link.forwards6))?,
         }
         match (self.address.ip, gateway) {
-            (IpAddr::V4(ip), Some(IpAddr::V4(gateway))) => frames.send(&arp::ask(mac, ip, gateway)),
-            (IpAddr::V6(ip), Some(IpAddr::V6(gateway))) => frames.send(&ndp::ask(mac, ip, gateway)),
-            _ => Ok(()),
+            (IpAddr::V4(ip), Some(IpAddr::V4(gateway))) => frames.send(&arp::ask(mac, ip, gateway))?,
+            (IpAddr::V6(ip), Some(IpAddr::V6(gateway))) => frames.send(&ndp::ask(mac, ip, gateway))?,
+            _ => {}
         }
+        self.announcements += 1;
+        Ok(())
     }
 
     fn send_probe(&self) -> Result<(), Error> {

@@ -70,7 +70,10 @@ fn taken_over(net: &Net, ip: &str) {
     new.add(net.now(), Some(60)).unwrap();
     // The frame has been sent when `add` returns; the client's kernel may need a moment to take it up.
     let begun = Instant::now();
-    until("the client's cache has the new holder", || client_sends_to(net, ip) == Some(net.mac("b")));
+    until("the client's cache has the new holder", || {
+        new.tick(net.now());
+        client_sends_to(net, ip) == Some(net.mac("b"))
+    });
     println!("{ip}: taken up after {} ms", begun.elapsed().as_millis());
     assert!(begun.elapsed() < Duration::from_secs(5), "by the first announcements, not by the cache's own age");
     assert_eq!(net.who_answers("c", ip).as_deref(), Some("b"));
@@ -152,7 +155,13 @@ fn an_orderly_move() {
         for round in 0..3 {
             let ((from, to), name) = if round % 2 == 0 { ((&mut old, &mut new), "b") } else { ((&mut new, &mut old), "a") };
             from.remove().unwrap();
+            let sent = to.announcements();
             to.add(net.now(), Some(60)).unwrap();
+            // On a busy machine the kernel may take its time until it takes packets in; nothing is announced before.
+            until("it is announced", || {
+                to.tick(net.now());
+                to.announcements() > sent
+            });
             assert_eq!(net.who_answers("c", ip).as_deref(), Some(name), "the very next packet");
             assert!(!from.poll_events(net.now()).iter().any(|event| matches!(event, Event::Conflict { .. })), "who let go is silent");
         }
