@@ -79,7 +79,7 @@ impl Address {
     }
 }
 
-/// What [`Holder::check`] found worth saying. Nothing of it prevents holding the address.
+/// What [`check`](crate::holder::Holder::check) found worth saying. Nothing of it prevents holding the address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// The interface is down or without carrier.

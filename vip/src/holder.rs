@@ -19,6 +19,10 @@ use crate::wire::{arp, ndp, Mac};
 
 /// Time between the two probes.
 pub const PROBE_GAP: Duration = Duration::from_millis(120);
+/// Time between two questions whether the kernel takes packets for a new IPv6 address in.
+const SETTLE_AGAIN: Duration = Duration::from_millis(2);
+/// It is announced after this time in any case: rules of routing may hide the answer.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Time from the first probe to the verdict that nobody has the address.
 pub const PROBE_TIME: Duration = Duration::from_millis(300);
 
@@ -86,6 +90,8 @@ enum Probing {
 }
 
 /// An address and everything that is needed to hold it.
+///
+/// Dropping it removes nothing: only [`remove`](Self::remove), or the address's lifetime, ends it.
 #[derive(Debug)]
 pub struct Holder {
     address: Address,
@@ -99,6 +105,9 @@ pub struct Holder {
     ports: BTreeMap<u32, (bool, bool)>,
     schedule: Schedule,
     wanted: bool,
+    /// Until when the first announcement waits for the kernel to take packets in.
+    unsettled: Option<Duration>,
+    announcements: u64,
     probing: Probing,
     defended_at: Option<Duration>,
 }
@@ -122,6 +131,8 @@ impl Holder {
             ports: BTreeMap::new(),
             schedule: Schedule::new(seed),
             wanted: false,
+            unsettled: None,
+            announcements: 0,
             probing: Probing::Idle,
             defended_at: None,
             address,
@@ -181,7 +192,10 @@ impl Holder {
 
     /// Adds the address, or renews it when it is there, and begins to announce it: the first time at once.
     ///
-    /// `valid` is how long the kernel keeps it without a renewal, in seconds ([`Lifetime::valid_for`]); `None` is for ever.
+    /// `valid` is how long the kernel keeps it without a renewal, in seconds ([`valid_for`](crate::lifetime::Lifetime::valid_for)); `None` is for ever.
+    ///
+    /// Takes up to 10 ms for IPv6, mostly none: the announcement waits until the kernel takes packets in. When that takes longer,
+    /// [`tick`](Self::tick) announces.
     ///
     /// # Errors
     /// [`Error::NoInterface`], [`Error::Capability`], [`Error::Ipv6Off`], the kernel's. That an announcement could not be sent is no
@@ -189,6 +203,7 @@ impl Holder {
     pub fn add(&mut self, now: Duration, valid: Option<u32>) -> Result<(), Error> {
         self.find_link()?;
         self.put(valid)?;
+        self.unsettled = if self.settle_route() { None } else { Some(now.saturating_add(SETTLED)) };
         self.wanted = true;
         self.probing = Probing::Idle;
         self.schedule.restart(now);
@@ -227,12 +242,31 @@ impl Holder {
         self.netlink.add(&new, interface)
     }
 
+    /// Whether the kernel takes packets for the address in, waiting a moment for it.
+    ///
+    /// It answers the addition of an IPv6 address before: the route to itself follows from a work queue, which other changes of the
+    /// network hold up. An announcement sooner than that would draw packets that are dropped, and a lost SYN costs its client a
+    /// second. Mostly not a single turn is needed.
+    fn settle_route(&mut self) -> bool {
+        /// 10 ms in all; after that [`tick`](Holder::tick) asks again.
+        const TURNS: u32 = 20;
+        const TURN: Duration = Duration::from_micros(500);
+        for _ in 0..TURNS {
+            if self.address.ip.is_ipv4() || self.netlink.is_local(self.address.ip) {
+                return true;
+            }
+            std::thread::sleep(TURN);
+        }
+        false
+    }
+
     /// Removes the address from wherever it is on this host and ends the TCP sessions that use it. Can be repeated.
     ///
     /// # Errors
     /// [`Error::Capability`], the kernel's. The announcements have ended in any case.
     pub fn remove(&mut self) -> Result<Removal, Error> {
         self.wanted = false;
+        self.unsettled = None;
         self.schedule.stop();
         let ip = self.address.ip;
         let mut places = 0;
@@ -263,12 +297,20 @@ impl Holder {
         self.send_announcement()
     }
 
+    /// How many announcements were sent since [`open`](Self::open).
+    #[must_use]
+    pub fn announcements(&self) -> u64 {
+        self.announcements
+    }
+
     /// Starts a conflict probe: two questions [`PROBE_GAP`] apart, a verdict after [`PROBE_TIME`]. See [`conflict`](Self::conflict).
     ///
     /// # Errors
     /// [`Error::NoInterface`]; the kernel's, such as `ENETDOWN`.
     pub fn probe(&mut self, now: Duration) -> Result<(), Error> {
         self.find_link()?;
+        // What was said before the question is no answer to it.
+        let _ = self.foreign_claim();
         self.probing = Probing::Running { started: now, again: Some(now.saturating_add(PROBE_GAP)) };
         self.send_probe()
     }
@@ -303,6 +345,12 @@ impl Holder {
 
     /// Sends what is due. What cannot be sent is tried again by the schedule.
     pub fn tick(&mut self, now: Duration) {
+        match self.unsettled {
+            Some(until) if now < until && !self.netlink.is_local(self.address.ip) => {
+                self.schedule.restart(now.saturating_add(SETTLE_AGAIN));
+            }
+            _ => self.unsettled = None,
+        }
         if self.schedule.due(now) {
             let _ = self.send_announcement();
         }
@@ -482,10 +530,12 @@ impl Holder {
             IpAddr::V6(ip) => frames.send(&ndp::announce(mac, ip, link.forwards6))?,
         }
         match (self.address.ip, gateway) {
-            (IpAddr::V4(ip), Some(IpAddr::V4(gateway))) => frames.send(&arp::ask(mac, ip, gateway)),
-            (IpAddr::V6(ip), Some(IpAddr::V6(gateway))) => frames.send(&ndp::ask(mac, ip, gateway)),
-            _ => Ok(()),
+            (IpAddr::V4(ip), Some(IpAddr::V4(gateway))) => frames.send(&arp::ask(mac, ip, gateway))?,
+            (IpAddr::V6(ip), Some(IpAddr::V6(gateway))) => frames.send(&ndp::ask(mac, ip, gateway))?,
+            _ => {}
         }
+        self.announcements += 1;
+        Ok(())
     }
 
     fn send_probe(&self) -> Result<(), Error> {
@@ -499,7 +549,7 @@ impl Holder {
     /// Reads what has arrived; the last station that claims the address.
     fn foreign_claim(&self) -> Option<Mac> {
         /// More claims than that are one conflict.
-        const AT_ONCE: usize = 64;
+        const AT_ONCE: usize = 1024;
         let (frames, _, own) = self.speaker().ok().flatten()?;
         (0..AT_ONCE).map_while(|_| frames.next_claim(own)).last().map(|claim| claim.mac)
     }

@@ -57,9 +57,10 @@ impl Schedule {
         self.next = Some(self.started);
     }
 
-    /// Nothing more is due.
+    /// Nothing more is due. The next start is a new one: it need not keep any distance.
     pub fn stop(&mut self) {
         self.next = None;
+        self.last = None;
     }
 
     /// When the next announcement is due; `None` at rest.
@@ -169,6 +170,11 @@ mod tests {
         assert_eq!(run(&mut schedule, ms(5000), 3), [0, 100, 200]);
         schedule.stop();
         assert!(!schedule.due(ms(90_000)));
+        schedule.restart(ms(90_000));
+        assert!(schedule.due(ms(90_000)));
+        schedule.stop();
+        schedule.restart(ms(90_001));
+        assert!(schedule.due(ms(90_001)), "taken again a moment after it was let go");
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn sessions_end_with_the_address() {
         return;
     }
     let net = Net::new(&["a", "c"]);
-    for (ip, any) in [(VIP4, "0.0.0.0"), (VIP4, "::"), (VIP6, "::")] {
+    for (ip, any) in [(VIP4, "0.0.0.0"), (VIP4, "::"), (VIP6, "::"), (VIP4, VIP4), (VIP6, VIP6)] {
         let mut holder = net.vip("a", ip);
         holder.add(net.now(), Some(30)).unwrap();
         let listener = net.inside("a", move || TcpListener::bind((any, 5432)).unwrap());

@@ -425,11 +425,18 @@ fn parse_ip(value: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Asks which way packets to `to` take through an interface.
+/// Asks which way packets to `to` take through an interface, or through any for 0.
 pub(crate) fn get_route(to: IpAddr, interface: u32) -> Request {
     let bits = octets(to).1 as u8 * 8;
     let fixed = [family(to), bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     Request::new(RTM_GETROUTE, NLM_F_ACK, &fixed).with_ip(RTA_DST, to).with(RTA_OIF, &interface.to_ne_bytes())
+}
+
+/// Whether an [`RTM_NEWROUTE`] leads to this host itself.
+pub(crate) fn parse_is_local(payload: &[u8]) -> bool {
+    /// `RTN_LOCAL` (linux/rtnetlink.h).
+    const LOCAL: u8 = 2;
+    payload.get(7) == Some(&LOCAL)
 }
 
 /// The gateway of an [`RTM_NEWROUTE`], and the interface that leads to it.
