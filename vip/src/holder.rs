@@ -120,7 +120,7 @@ impl Holder {
             frames,
             link: None,
             ports: BTreeMap::new(),
-            schedule: Schedule::new(seed),
+            schedule: Schedule::new(seed).every(address.announce_every),
             wanted: false,
             probing: Probing::Idle,
             defended_at: None,
@@ -220,6 +220,7 @@ impl Holder {
             prefix: address.prefix,
             interface: link.index,
             label: address.label.as_deref(),
+            preferred: address.preferred,
             // The single address has no prefix route anyway; not setting the flag keeps old kernels content.
             no_prefix_route: address.no_prefix_route && address.prefix < if address.ip.is_ipv4() { 32 } else { 128 },
             valid,
@@ -472,7 +473,11 @@ impl Holder {
         let Some(index) = self.link.as_ref().map(|link| link.index) else {
             return Err(Error::NoInterface { interface: self.address.interface.clone() });
         };
-        let gateway = if self.frames.is_some() { self.netlink.gateway(self.address.ip, index) } else { None };
+        let gateway = match self.address.gateway {
+            _ if self.frames.is_none() => None,
+            None => self.netlink.gateway(self.address.ip, index),
+            named => named,
+        };
         let Some((frames, link, mac)) = self.speaker()? else { return Ok(()) };
         match self.address.ip {
             IpAddr::V4(ip) => {
