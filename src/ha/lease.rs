@@ -63,10 +63,16 @@ impl LeaseClock {
         (now < self.stop_at()).then(|| PromotePermit { until: self.fence_at() })
     }
 
+    /// The last moment at which a watchdog with this timeout may be fed.
+    #[must_use]
+    pub fn last_kick(&self, timeout: Millis) -> Instant {
+        self.deadline() - timeout
+    }
+
     /// Permission to feed a watchdog that bites `timeout` after the kick: only while it would bite before the deadline.
     #[must_use]
     pub fn kick_permit(&self, now: Instant, timeout: Millis) -> Option<KickPermit> {
-        (now + timeout <= self.deadline()).then_some(KickPermit(()))
+        (now <= self.last_kick(timeout)).then_some(KickPermit(()))
     }
 }
 

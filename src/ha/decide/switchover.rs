@@ -60,7 +60,7 @@ pub(super) fn better_reached(facts: &Facts<'_>, peers: &PeersView) -> bool {
 }
 
 /// How long a carrier may be away: a switch that restarts a port, a cable that is plugged again.
-const CARRIER_PATIENCE: Millis = Millis(2_000);
+pub const CARRIER_PATIENCE: Millis = Millis(2_000);
 
 /// A request that concerns this leader and whose time has come.
 fn due<'a>(facts: &Facts<'a>) -> Option<&'a FailoverRequest> {

@@ -82,8 +82,8 @@ impl Machine {
         if let Some(word) = self.watchdog_word() {
             put("watchdog", word.into());
         }
-        if !self.vips.is_empty() {
-            put("vip", self.vips.keys().map(|role| Value::from(role.word())).collect());
+        if !self.held_vips().is_empty() {
+            put("vip", self.held_vips().iter().map(|role| Value::from(role.word())).collect());
         }
         doc
     }
@@ -157,7 +157,7 @@ impl Machine {
             failsafe_active: false,
             watchdog: self.memory.watchdog.clone(),
             guard: self.memory.guard,
-            vips: self.vips.keys().copied().collect(),
+            vips: self.held_vips(),
             timeline: self.node.as_ref().and_then(|node| node.pg.running()).map(|running| running.timeline),
         })));
     }
