@@ -134,6 +134,9 @@ fn address(setting: &VipSettings) -> Address {
     let mut address = Address::new(setting.address, &setting.interface);
     address.prefix = setting.prefix;
     address.label.clone_from(&setting.label);
+    address.announce_every = setting.announce_interval.map(Millis::to_std);
+    address.gateway = setting.gateway;
+    address.preferred = setting.preferred;
     address.lifetime = match setting.lifetime {
         VipLifetime::Auto => Lifetime::Auto,
         VipLifetime::Off => Lifetime::Off,

@@ -186,9 +186,9 @@ pub const KEYS: &[Key] = &[
     key("vip.on_conflict", folded(&["claim", "refuse"]), "claim", "When another box answers for the address: take it all the same and say so, or leave it."),
     key("vip.announce", Section, "", "How the neighbours are told."),
     key("vip.announce.interval", seconds_or(&["off"]), "30", "Pause between announcements while it is held, after those of the first seconds."),
-    key("vip.announce.gateway", Text, "", "A router that is asked from the address, for those that learn nothing from announcements."),
+    key("vip.announce.gateway", Text, "", "The router that is asked from the address after each announcement, for routers that learn nothing from announcements. Without it that of the default route through the interface."),
     key("vip.label", Text, "", "Label of an IPv4 address, `interface:word`, for tools that show addresses as aliases."),
-    key("vip.preferred", Bool, "false", "New connections from this box may come from this address."),
+    key("vip.preferred", Bool, "false", "IPv6: new connections from this box may come from this address."),
 
     key("tags", Section, "", "What this member may do, and free labels."),
     key("tags.nofailover", Any, "false", "Never becomes leader."),

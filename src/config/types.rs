@@ -324,11 +324,11 @@ pub struct VipSettings {
     /// the burst.
     pub announce_interval: Option<Millis>,
     /// `announce.gateway`: asked from the address after each announcement, so that a router learns it that ignores announcements.
-    /// Of the address's family.
+    /// Of the address's family. `None`: that of the default route.
     pub gateway: Option<IpAddr>,
     /// `label`, IPv4 only: the interface's name, or that with `:` and a word; at most 15 characters.
     pub label: Option<String>,
-    /// `preferred`: the kernel may take it as the source of new connections (a preferred lifetime above 0).
+    /// `preferred`: the kernel may take an IPv6 address as the source of new connections (a preferred lifetime above 0).
     pub preferred: bool,
 }
 

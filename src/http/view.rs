@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use bytes::Bytes;
 
 use crate::clock;
-use crate::config::types::VipSettings;
 use crate::ha::action::Snapshot;
 use crate::ha::config::SyncMode;
 use crate::ha::fence::VipRole;
@@ -52,22 +51,6 @@ pub struct VipStatus {
 }
 
 impl VipStatus {
-    /// A configured address that is not held and of which nothing is known.
-    #[must_use]
-    pub fn absent(settings: &VipSettings) -> VipStatus {
-        VipStatus {
-            address: settings.address,
-            prefix: settings.prefix,
-            interface: settings.interface.clone(),
-            role: settings.role,
-            held: false,
-            since: None,
-            expires_at: None,
-            conflict: None,
-            error: None,
-        }
-    }
-
     /// Held at that moment, by the last word of a main loop that is heard (`stale`: it is not): the kernel has not removed it since. An
     /// address without an end may be gone by the guard's hand.
     #[must_use]

@@ -129,7 +129,7 @@ impl Holder {
             frames,
             link: None,
             ports: BTreeMap::new(),
-            schedule: Schedule::new(seed),
+            schedule: Schedule::new(seed).every(address.announce_every),
             wanted: false,
             unsettled: None,
             announcements: 0,
@@ -235,6 +235,7 @@ impl Holder {
             prefix: address.prefix,
             interface: link.index,
             label: address.label.as_deref(),
+            preferred: address.preferred,
             // The single address has no prefix route anyway; not setting the flag keeps old kernels content.
             no_prefix_route: address.no_prefix_route && address.prefix < if address.ip.is_ipv4() { 32 } else { 128 },
             valid,
@@ -520,7 +521,11 @@ impl Holder {
         let Some(index) = self.link.as_ref().map(|link| link.index) else {
             return Err(Error::NoInterface { interface: self.address.interface.clone() });
         };
-        let gateway = if self.frames.is_some() { self.netlink.gateway(self.address.ip, index) } else { None };
+        let gateway = match self.address.gateway {
+            _ if self.frames.is_none() => None,
+            None => self.netlink.gateway(self.address.ip, index),
+            named => named,
+        };
         let Some((frames, link, mac)) = self.speaker()? else { return Ok(()) };
         match self.address.ip {
             IpAddr::V4(ip) => {

@@ -350,6 +350,8 @@ pub(crate) struct NewAddress<'a> {
     pub(crate) interface: u32,
     pub(crate) label: Option<&'a str>,
     pub(crate) no_prefix_route: bool,
+    /// IPv6: it may be the source of new connections.
+    pub(crate) preferred: bool,
     /// Seconds; `None` is for ever.
     pub(crate) valid: Option<u32>,
 }
@@ -362,10 +364,10 @@ fn address_header(ip: IpAddr, prefix: u8, interface: u32) -> [u8; 8] {
 
 /// Adds an address, or renews it when it is there.
 ///
-/// An IPv6 address gets a preferred lifetime of 0, so that nobody takes it as the source of new connections.
+/// An IPv6 address gets a preferred lifetime of 0 unless it is wanted as the source of new connections.
 pub(crate) fn new_address(new: &NewAddress<'_>) -> Request {
     let valid = new.valid.unwrap_or(crate::lifetime::FOREVER);
-    let preferred = if new.ip.is_ipv6() { 0 } else { valid };
+    let preferred = if new.ip.is_ipv6() && !new.preferred { 0 } else { valid };
     let mut cache = [0; 16];
     cache[..4].copy_from_slice(&preferred.to_ne_bytes());
     cache[4..8].copy_from_slice(&valid.to_ne_bytes());
