@@ -94,7 +94,7 @@ fn bounds(world: &World) -> Bounds {
     let led = ttl + 2 * loop_wait + work;
     let whole = led + 120_000 * slow / 100 + 6 * loop_wait + 60_000;
     // The standbys' address changes hands after a lifetime.
-    let turn = if options.standby_vip { ttl + loop_wait } else { 0 };
+    let turn = if options.standby_vip { ttl + 2 * loop_wait } else { 0 };
     Bounds { led, whole, settle: 3 * loop_wait + 10_000 + turn, quiet: 10 * loop_wait }
 }
 

@@ -135,7 +135,7 @@ impl Machine {
     }
 
     /// There is no lock for the address of standbys, only the same view of the store for everybody, and some see it later than others. Who lets go
-    /// does so at once, who takes waits for as long as a lifetime lasts; but not for one whose member key, and so whose lease, has ended.
+    /// does so at once, who takes waits for as long as a cycle and a lifetime last; but not for one whose member key, and so whose lease, has ended.
     fn take_turn(&mut self, role: VipRole) {
         if role == VipRole::Primary {
             return;
@@ -153,7 +153,7 @@ impl Machine {
         }
         let gone = |name: &MemberName| !cluster.members.contains_key(name);
         let free = before.is_some_and(|turn| turn.who.as_ref().is_some_and(gone));
-        let wait = if free { Millis::ZERO } else { self.config.ttl };
+        let wait = if free { Millis::ZERO } else { Millis(self.config.ttl.0 + self.config.loop_wait.0) };
         self.vips.turns.insert(role, Turn { who, from: self.now + wait });
     }
 

@@ -165,6 +165,9 @@ impl World {
             if self.options.vip && self.nodes[node].agent.process != Process::Dead {
                 self.send(node, 2, Input::Carrier { lost });
             }
+            if !lost {
+                self.vips_announce_again(node);
+            }
         }
     }
 

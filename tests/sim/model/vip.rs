@@ -34,9 +34,7 @@ impl World {
                 if fresh {
                     self.changed(node, "configure an address");
                     self.fact(Fact::Vip { node, role, on: true });
-                    for after in ANNOUNCED_AT_MS {
-                        self.after(after, Event::VipAnnounced { node, role });
-                    }
+                    self.vip_announce(node, role);
                 }
             }
             VipAction::Drop { role } => {
@@ -47,6 +45,19 @@ impl World {
                     self.vip_gone(node, role);
                 }
             }
+        }
+    }
+
+    fn vip_announce(&mut self, node: usize, role: VipRole) {
+        for after in ANNOUNCED_AT_MS {
+            self.after(after, Event::VipAnnounced { node, role });
+        }
+    }
+
+    /// The link is up again: whatever was said in between was lost.
+    pub fn vips_announce_again(&mut self, node: usize) {
+        for role in self.nodes[node].vips.keys().copied().collect::<Vec<_>>() {
+            self.vip_announce(node, role);
         }
     }
 
