@@ -215,7 +215,7 @@ impl Options {
         self.dog_sleeps = rng.chance(500);
         self.vip = rng.chance(700);
         self.standby_vip = self.vip && rng.chance(500);
-        self.announce_loss = rng.pick(&[0, 100, 500]);
+        self.announce_loss = rng.pick(&[0, 100, 200]);
     }
 
     /// The watchdog of a box.

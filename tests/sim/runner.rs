@@ -93,7 +93,9 @@ fn bounds(world: &World) -> Bounds {
     let work = 25_000 + 30_000 + 30_000 * slow / 100;
     let led = ttl + 2 * loop_wait + work;
     let whole = led + 120_000 * slow / 100 + 6 * loop_wait + 60_000;
-    Bounds { led, whole, settle: 3 * loop_wait + 10_000, quiet: 10 * loop_wait }
+    // The standbys' address changes hands after a lifetime.
+    let turn = if options.standby_vip { ttl + 2 * loop_wait } else { 0 };
+    Bounds { led, whole, settle: 3 * loop_wait + 10_000 + turn, quiet: 10 * loop_wait }
 }
 
 /// The state of the world, by the model's truth.
@@ -197,6 +199,10 @@ fn is_expected(world: &World, node: usize, leader: usize) -> bool {
 
 /// No member has data that may lead: all are empty (and the cluster was initialised), torn, behind the allowed lag, or of another cluster.
 fn nobody_can_lead(world: &World) -> bool {
+    let fenced = |node: &Node| world.options.dog_mode != DogMode::Required || node.has_watchdog(&world.options);
+    if !world.nodes.iter().any(fenced) {
+        return true;
+    }
     let view = world.store.view();
     let Some(id) = view.system_id() else { return false };
     let optime = view.status.optime.map_or(0, |lsn| lsn.0);
@@ -208,6 +214,5 @@ fn nobody_can_lead(world: &World) -> bool {
         }
         _ => false,
     };
-    let fenced = |node: &Node| world.options.dog_mode != DogMode::Required || node.has_watchdog(&world.options);
     !world.nodes.iter().any(|node| fit(node) && fenced(node))
 }

@@ -1,6 +1,6 @@
 //! The virtual IP: an effect of the lease, and of nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Machine;
 use crate::ha::action::{Action, VipAction};
@@ -15,6 +15,8 @@ use crate::ha::view::{DcsHealth, Member, PgRunning, PgState, Role};
 pub(super) struct Vips {
     /// The roles whose addresses were ordered to be here, and until when.
     held: BTreeMap<VipRole, Instant>,
+    /// An earlier life of this agent may have left the addresses of these roles here.
+    left: BTreeSet<VipRole>,
     /// PostgreSQL was seen writable under the present key.
     earned: bool,
     /// Whose turn it is to carry a standbys' address, by the views of the store, and from when on it may be taken.
@@ -26,6 +28,13 @@ pub(super) struct Vips {
 struct Turn {
     who: Option<MemberName>,
     from: Instant,
+}
+
+impl Vips {
+    /// Nothing is known yet of the addresses of these roles.
+    pub(super) fn new(roles: &BTreeSet<VipRole>) -> Vips {
+        Vips { left: roles.clone(), ..Vips::default() }
+    }
 }
 
 impl Machine {
@@ -40,11 +49,25 @@ impl Machine {
             match wanted {
                 Some(lease) if self.vips.held.get(&role) != Some(&lease.until()) => {
                     self.vips.held.insert(role, lease.until());
+                    self.vips.left.remove(&role);
                     out.push(Action::Vip(VipAction::Hold { role, lease }));
                 }
                 Some(_) => {}
+                None if self.vips.left.contains(&role) && self.may_be_ours(role) => {}
                 None => self.drop_vip(role, out),
             }
+        }
+    }
+
+    /// What an earlier life left stays until it is known whom it belongs to: an agent that comes back to its primary does not make clients
+    /// connect again. It has a lifetime, too.
+    fn may_be_ours(&self, role: VipRole) -> bool {
+        let Some(node) = self.node.as_ref() else { return true };
+        let writes = super::may_write(node, self.memory.promotion_open);
+        match self.memory.dcs {
+            DcsHealth::NeverSeen => writes || role != VipRole::Primary,
+            _ if role == VipRole::Primary => writes && self.cluster.as_ref().and_then(|cluster| cluster.leader_name()) == Some(&self.config.me),
+            _ => self.vips.turns.get(&role).is_some_and(|turn| turn.who.as_ref() == Some(&self.config.me)),
         }
     }
 
@@ -63,13 +86,15 @@ impl Machine {
     /// Before PostgreSQL stops, is killed, or its key goes.
     pub(super) fn drop_vips(&mut self, out: &mut Vec<Action>) {
         self.vips.earned = false;
-        for role in self.held_vips() {
+        let roles: BTreeSet<VipRole> = self.vips.held.keys().chain(&self.vips.left).copied().collect();
+        for role in roles {
             self.drop_vip(role, out);
         }
     }
 
     fn drop_vip(&mut self, role: VipRole, out: &mut Vec<Action>) {
-        if self.vips.held.remove(&role).is_some() {
+        let left = self.vips.left.remove(&role);
+        if self.vips.held.remove(&role).is_some() || left {
             out.push(Action::Vip(VipAction::Drop { role }));
         }
     }
@@ -110,12 +135,14 @@ impl Machine {
     }
 
     /// There is no lock for the address of standbys, only the same view of the store for everybody, and some see it later than others. Who lets go
-    /// does so at once, who takes waits for as long as a lifetime lasts; but not for one whose member key, and so whose lease, has ended.
+    /// does so at once, who takes waits for as long as a cycle and a lifetime last; but not for one whose member key, and so whose lease, has ended.
     fn take_turn(&mut self, role: VipRole) {
         if role == VipRole::Primary {
             return;
         }
-        let Some(cluster) = self.cluster.as_ref().filter(|_| self.memory.dcs == DcsHealth::Good) else {
+        let limit = Millis(self.config.loop_wait.0 + self.read_deadline().0 + VIEW_SLACK.0);
+        let fresh = self.memory.dcs == DcsHealth::Good && self.dcs_seen_at.is_some_and(|at| self.now.since(at) <= limit);
+        let Some(cluster) = self.cluster.as_ref().filter(|_| fresh) else {
             self.vips.turns.remove(&role);
             return;
         };
@@ -126,7 +153,7 @@ impl Machine {
         }
         let gone = |name: &MemberName| !cluster.members.contains_key(name);
         let free = before.is_some_and(|turn| turn.who.as_ref().is_some_and(gone));
-        let wait = if free { Millis::ZERO } else { self.config.ttl };
+        let wait = if free { Millis::ZERO } else { Millis(self.config.ttl.0 + self.config.loop_wait.0) };
         self.vips.turns.insert(role, Turn { who, from: self.now + wait });
     }
 
@@ -142,3 +169,6 @@ impl Machine {
         cluster.members.iter().find(|(name, member)| others(name) && fit(name, member)).map(|(name, _)| name)
     }
 }
+
+/// A view of the store that is older than a cycle takes by so much says nothing about whose turn it is: this agent slept.
+const VIEW_SLACK: Millis = Millis(1_000);

@@ -6,7 +6,7 @@ use crate::ha::action::{Action, GuardAction, WatchdogAction};
 use crate::ha::config::WatchdogMode;
 use crate::ha::decide::JobKind;
 use crate::ha::fence::{Guard, GuardReport, Watchdog, WatchdogReport};
-use crate::ha::lease::{GuardOrder, KickPermit, LeaseClock, PauseSeen, PostgresStopped, Unfenced};
+use crate::ha::lease::{GuardOrder, KickPermit, LeaseClock, NoWriter, PauseSeen, PostgresStopped, Unfenced};
 use crate::ha::types::{Instant, Millis};
 use crate::ha::view::{ClusterView, DcsHealth, NodeView, PgState, Role};
 
@@ -19,6 +19,8 @@ pub(super) struct Fences {
     guard_not_before: Instant,
     /// An earlier life of this agent left a fence armed: it may have begun a promotion that still goes on.
     adopted: bool,
+    /// The end of the last job that could have made PostgreSQL writable.
+    writer_floor: Instant,
     /// The watchdog's next kick.
     kick_at: Instant,
     /// And its last one.
@@ -98,6 +100,19 @@ impl Machine {
         PostgresStopped::observe(self.node.as_ref()?, self.node_floor).map(Unfenced::Stopped)
     }
 
+    /// What a standby can show that starts, is silent, or is being copied.
+    fn no_writer(&self) -> Option<NoWriter> {
+        if self.may_lead_again() || self.memory.promotion_open || self.is_left_promoting() {
+            return None;
+        }
+        match &self.memory.job {
+            Some(job) if job.kind == JobKind::Writable => None,
+            Some(job) if NoWriter::by_job(job.kind).is_some() => NoWriter::by_job(job.kind),
+            // The next look may take longer than the device waits: only what could have made a writer since the last one counts.
+            _ => NoWriter::observe(self.node.as_ref()?, self.fences.writer_floor),
+        }
+    }
+
     /// A standby that an earlier life of this agent may have told to promote: "in recovery" proves nothing until PostgreSQL was seen down.
     fn is_left_promoting(&self) -> bool {
         self.fences.adopted && self.node.as_ref().is_some_and(|node| node.pg.is_alive())
@@ -115,6 +130,11 @@ impl Machine {
         }
         self.fences.adopted =
             standby && !lost || matches!(node.pg, PgState::Starting { as_standby: true, .. } | PgState::Unresponsive { .. });
+    }
+
+    /// A job ended that may have made PostgreSQL writable.
+    pub(super) fn distrust_standby_looks(&mut self) {
+        self.fences.writer_floor = self.now;
     }
 
     fn guard_is_armed(&self) -> bool {
@@ -214,6 +234,10 @@ impl Machine {
             } else if !stoppable && due {
                 self.kick(timeout, unfenced.kick_permit(), out);
             }
+            return;
+        }
+        if let Some(proof) = self.no_writer().filter(|_| !stoppable && due) {
+            self.kick(timeout, proof.kick_permit(), out);
             return;
         }
         if self.watchdog_limit() != self.fences.limit && self.fences.limit != Millis::ZERO {
@@ -342,11 +366,12 @@ impl Machine {
     pub(super) fn fences_deadline(&self) -> Option<Instant> {
         let mode = self.config.watchdog.mode;
         let watchdog = match &self.memory.watchdog {
-            Watchdog::Armed { timeout, .. } => {
-                let lease = self.memory.lease.filter(|_| self.memory.lock);
+            Watchdog::Armed { timeout, stoppable } => {
+                let lease = self.memory.lease.filter(|_| self.memory.lock && self.unfenced().is_none());
                 let next = self.next_kick(*timeout);
                 let permitted = lease.is_some_and(|lease| lease.kick_permit(next.max(self.now) + KICK_SLACK, *timeout).is_some());
-                (permitted || self.unfenced().is_some()).then_some(next)
+                let stays = !*stoppable && (self.unfenced().is_some() || self.no_writer().is_some());
+                (permitted || stays).then_some(next)
             }
             Watchdog::Unknown | Watchdog::Unusable(_) if mode != WatchdogMode::Off => Some(self.fences.look_at),
             _ => None,

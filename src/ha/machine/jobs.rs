@@ -148,6 +148,9 @@ impl Machine {
     pub(super) fn take_job_exit(&mut self, id: JobId, outcome: JobOutcome, out: &mut Vec<Action>) -> Wake {
         let Some(job) = self.memory.job.take_if(|job| job.id == id) else { return Wake::Sleep };
         self.distrust_older_looks();
+        if job.kind == JobKind::Writable || job.name == "bootstrap" {
+            self.distrust_standby_looks();
+        }
         self.memory.job_ended_at = self.now;
         self.timers.observe_at = Some(self.now);
         self.timers.observe_pause = super::POLL_FASTEST;

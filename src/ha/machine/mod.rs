@@ -134,6 +134,7 @@ impl Machine {
     /// A core that has seen nothing yet. The first step starts a cycle.
     #[must_use]
     pub fn new(config: HaConfig, now: Instant) -> Machine {
+        let vips = address::Vips::new(&config.vip_roles);
         Machine {
             config: Arc::new(config),
             // Until PostgreSQL was seen it may be a primary: one that an earlier life of the agent left, and that does not answer.
@@ -168,7 +169,7 @@ impl Machine {
             dcs_seen_at: None,
             status_written: None,
             fences: fences::Fences::default(),
-            vips: address::Vips::default(),
+            vips,
             exit_code: None,
         }
     }

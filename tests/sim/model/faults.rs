@@ -3,14 +3,12 @@
 use mastiff::ha::input::Input;
 use mastiff::ha::types::Millis;
 
+use super::guard::THAWED_GUARD_MS;
 use super::node::{Power, Process};
 use super::world::{Event, World};
 use crate::checkers::Fact;
 use crate::options::Mutation;
 use crate::schedule::{Fault, Kind};
-
-/// A thawed guard fires at once: one late wake-up, SIGQUIT, SIGKILL.
-const THAWED_GUARD_MS: u64 = 250;
 
 impl World {
     /// A fault begins.
@@ -166,6 +164,9 @@ impl World {
             self.nodes[node].carrier_lost = lost;
             if self.options.vip && self.nodes[node].agent.process != Process::Dead {
                 self.send(node, 2, Input::Carrier { lost });
+            }
+            if !lost {
+                self.vips_announce_again(node);
             }
         }
     }

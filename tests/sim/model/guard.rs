@@ -12,6 +12,8 @@ use super::world::{Event, World};
 use crate::checkers::Fact;
 use crate::options::Mutation;
 
+/// A thawed guard fires at once: one late wake-up, SIGQUIT, SIGKILL.
+pub const THAWED_GUARD_MS: u64 = 250;
 /// A guard that does not answer for so long is killed by the agent, and a new one is started with the next order.
 const SILENCE_MS: u64 = 1_500;
 /// After the last process of PostgreSQL is gone it looks once more.
@@ -279,6 +281,9 @@ impl World {
         for event in orders.into_iter().chain(rest) {
             self.push(self.now, event);
         }
+        // Nobody could have been quicker.
+        let until = self.now + THAWED_GUARD_MS;
+        self.fact(Fact::Excused { node, until });
         self.tell_fences(node);
     }
 }

@@ -13,7 +13,9 @@ use crate::options::Mutation;
 /// The kernel removes an address up to so much later than its lifetime says (measured: 0.01 to 0.4 s).
 const KERNEL_LATE_MS: u64 = 400;
 /// Announcements after an address was configured.
-const ANNOUNCED_AT_MS: [u64; 7] = [0, 100, 500, 1_000, 2_000, 4_000, 8_000];
+const ANNOUNCED_AT_MS: [u64; 9] = [0, 100, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000];
+/// Taken off the time that the lease has left: more than the kernel is late, and so little that the shortest lease leaves two seconds.
+const MARGIN_MS: u64 = 500;
 
 /// The addresses of one box: world time of the kernel's removal.
 pub type Vips = BTreeMap<VipRole, u64>;
@@ -24,7 +26,7 @@ impl World {
         match action {
             VipAction::Hold { role, lease } => {
                 let now = self.nodes[node].clock.now(self.now);
-                let seconds = (now.until(lease.until()).0.saturating_sub(1_000) / 1000).max(1);
+                let seconds = (now.until(lease.until()).0.saturating_sub(MARGIN_MS) / 1000).max(1);
                 let late = self.nodes[node].rng.below(KERNEL_LATE_MS);
                 let until = self.now + seconds * 1000 + late;
                 let fresh = self.nodes[node].vips.insert(role, until).is_none();
@@ -32,17 +34,30 @@ impl World {
                 if fresh {
                     self.changed(node, "configure an address");
                     self.fact(Fact::Vip { node, role, on: true });
-                    for after in ANNOUNCED_AT_MS {
-                        self.after(after, Event::VipAnnounced { node, role });
-                    }
+                    self.vip_announce(node, role);
                 }
             }
             VipAction::Drop { role } => {
-                self.changed(node, "remove an address");
+                if self.nodes[node].vips.contains_key(&role) {
+                    self.changed(node, "remove an address");
+                }
                 if !self.is_mutated(Mutation::StickyVip) {
                     self.vip_gone(node, role);
                 }
             }
+        }
+    }
+
+    fn vip_announce(&mut self, node: usize, role: VipRole) {
+        for after in ANNOUNCED_AT_MS {
+            self.after(after, Event::VipAnnounced { node, role });
+        }
+    }
+
+    /// The link is up again: whatever was said in between was lost.
+    pub fn vips_announce_again(&mut self, node: usize) {
+        for role in self.nodes[node].vips.keys().copied().collect::<Vec<_>>() {
+            self.vip_announce(node, role);
         }
     }
 

@@ -6,6 +6,7 @@ use mastiff::ha::input::Input;
 use mastiff::ha::types::Millis;
 
 use super::node::Power;
+use super::postgres::Proc;
 use super::world::{Event, World};
 use crate::checkers::Fact;
 use crate::options::{Dog, DogMode, Mutation};
@@ -134,7 +135,8 @@ impl World {
                 self.check_feed(node, timeout);
                 self.dog_feed(node, timeout);
             }
-            None => self.fact(Fact::Contract { node, what: "a watchdog is fed that is not armed" }),
+            // The device is another one, or was armed by nobody: the open file is dead.
+            None => self.dog_says(node, WatchdogReport::Unusable("it disappeared".to_owned())),
         }
     }
 
@@ -224,7 +226,8 @@ impl World {
         };
         let memory = machine.memory();
         let fresh = memory.lease.is_some_and(|lease| memory.lock && lease.guard_at() > now + Millis(patience));
-        let stopped = !target.pg.may_write() && target.calm_since + 3_000 < self.now;
+        let proven = matches!(target.pg.proc, Proc::Down | Proc::Standby);
+        let stopped = proven && target.calm_since + 3_000 < self.now;
         if fresh || stopped {
             let what = if fresh { "is reset although its lease is fresh" } else { "is reset although its PostgreSQL cannot write" };
             self.fact(Fact::Contract { node, what });

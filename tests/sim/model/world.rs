@@ -393,8 +393,8 @@ impl World {
             let guarded = target.guard.alive && target.guard.armed.is_some();
             let bare = target.agent_runs() && leads && target.pg.is_writable() && !guarded && !target.guard.broken;
             target.unguarded_since = if bare { target.unguarded_since.or(Some(now)) } else { None };
-            // A frozen agent may have slept through it.
-            if let Some(since) = target.unguarded_since.map(|since| since.max(target.agent.runs_since)) {
+            // A frozen agent may have slept through it, and the next guard may have been hit, too.
+            if let Some(since) = target.unguarded_since.map(|since| since.max(target.agent.runs_since).max(target.guard.hurt_at)) {
                 self.fact(Fact::Unguarded { node, for_ms: now - since });
             }
         }
