@@ -3,8 +3,12 @@
 
 mod abuse;
 mod bench;
+#[path = "../common/certs.rs"]
+mod certs;
 mod commands;
 mod golden;
 mod live;
 mod states;
+#[cfg(feature = "tls")]
+mod tls;
 mod truth;
