@@ -111,10 +111,12 @@ pub struct RestConfig {
     pub connect_address: HostPort,
     /// `authentication`.
     pub authentication: Option<(String, Secret)>,
-    /// `certfile`, `keyfile`, `keyfile_password`, `cafile`, `ciphers`, `verify_client`.
+    /// `certfile`, `keyfile`, `keyfile_password`; `None`: plain HTTP.
     pub tls: Option<TlsIdentity>,
     /// `cafile`.
     pub cafile: Option<PathBuf>,
+    /// `ciphers`, in OpenSSL's form.
+    pub ciphers: Option<String>,
     /// `verify_client`: `none`, `optional` or `required`.
     pub verify_client: String,
     /// `allowlist`; `None`: everybody.
@@ -141,7 +143,7 @@ pub struct TlsIdentity {
 }
 
 /// `ctl`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CtlConfig {
     /// `authentication`, or that of `restapi`.
     pub authentication: Option<(String, Secret)>,

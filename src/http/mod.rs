@@ -68,9 +68,17 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// TLS is configured.
-    #[error("restapi.certfile is set, but TLS for the REST API is not in this build yet: remove certfile (and keyfile) to run it over plain HTTP")]
-    TlsNotBuilt,
+    /// Certificate, key or CA cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::Error),
+    /// There is no TLS with the other side.
+    #[error("{url}: {reason}")]
+    Handshake {
+        /// The URL.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// The server thread or its runtime could not be made.
     #[error("cannot start the REST API thread: {0}")]
     Thread(std::io::Error),
