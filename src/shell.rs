@@ -496,6 +496,12 @@ impl Shell {
             self.postgres.reconfigure(effective.postgres);
             self.run_task(Task::ReloadPostgres);
         }
+        self.watchdog.set_mode(effective.ha.watchdog.mode);
+        if let Err(error) = self.vips.reconfigure(&effective.vip) {
+            log::error!("vip: {error}; the addresses stay as they were");
+            effective.ha.vip_roles.clone_from(&self.machine.config().vip_roles);
+        }
+        self.guard.set_addresses(self.vips.addresses());
         let _ = self.inputs.send(Input::Config(Box::new(effective.ha)));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Whether an address may be here is not decided here: each order carries its lease, and nothing is done after that has ended.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use mastiff_vip::{Address, Error, Event, Holder, Lifetime, Probe};
 use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, Notify};
+use tokio::task::AbortHandle;
 
 use crate::clock;
 use crate::config::types::{OnConflict, VipLifetime, VipSettings};
@@ -26,15 +27,17 @@ use crate::http::{Published, VipStatus};
 /// All virtual IPs of this box.
 #[derive(Clone)]
 pub struct Vips {
-    all: Rc<Vec<Rc<One>>>,
+    all: Rc<RefCell<Vec<Rc<One>>>>,
     /// Something to be shown changed.
     dirty: Rc<Notify>,
+    seed: u64,
+    inputs: mpsc::UnboundedSender<Input>,
 }
 
 /// One address.
 struct One {
-    role: VipRole,
-    on_conflict: OnConflict,
+    setting: VipSettings,
+    task: Cell<Option<AbortHandle>>,
     inner: RefCell<Inner>,
     /// The task that sends what is due must look at the time again.
     changed: Notify,
@@ -60,29 +63,53 @@ impl Vips {
     /// # Errors
     /// A missing capability, with what to do about it. A missing interface is said and waited for.
     pub fn open(settings: &[VipSettings], seed: u64, inputs: &mpsc::UnboundedSender<Input>) -> Result<Vips, Error> {
-        let mut all = Vec::new();
-        let dirty = Rc::new(Notify::new());
-        for setting in settings {
-            let mut holder = Holder::open(address(setting), seed)?;
-            match holder.check() {
-                Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("vip: {warning}")),
-                Err(error @ Error::Capability { .. }) => return Err(error),
-                Err(error) => log::error!("vip {}: {error}", setting.address),
-            }
-            if setting.role == VipRole::Primary && !holder.is_running() {
-                let _ = inputs.send(Input::Carrier { lost: true });
-            }
-            let inner = Inner { holder, until: None, held: false, since: None, expires_at: None, conflict: None, error: None };
-            all.push(Rc::new(One {
-                role: setting.role,
-                on_conflict: setting.on_conflict,
-                inner: RefCell::new(inner),
-                changed: Notify::new(),
-                dirty: Rc::clone(&dirty),
-                inputs: inputs.clone(),
-            }));
+        let vips = Vips { all: Rc::default(), dirty: Rc::default(), seed, inputs: inputs.clone() };
+        let all: Result<Vec<Rc<One>>, Error> = settings.iter().map(|setting| vips.open_one(setting)).collect();
+        vips.all.replace(all?);
+        Ok(vips)
+    }
+
+    fn open_one(&self, setting: &VipSettings) -> Result<Rc<One>, Error> {
+        let mut holder = Holder::open(address(setting), self.seed)?;
+        match holder.check() {
+            Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("vip: {warning}")),
+            Err(error @ Error::Capability { .. }) => return Err(error),
+            Err(error) => log::error!("vip {}: {error}", setting.address),
         }
-        Ok(Vips { all: Rc::new(all), dirty })
+        if setting.role == VipRole::Primary && !holder.is_running() {
+            let _ = self.inputs.send(Input::Carrier { lost: true });
+        }
+        let inner = Inner { holder, until: None, held: false, since: None, expires_at: None, conflict: None, error: None };
+        Ok(Rc::new(One {
+            setting: setting.clone(),
+            task: Cell::new(None),
+            inner: RefCell::new(inner),
+            changed: Notify::new(),
+            dirty: Rc::clone(&self.dirty),
+            inputs: self.inputs.clone(),
+        }))
+    }
+
+    /// After a reload: what is configured as before stays as it is, what is not is removed, what is new waits for the next order.
+    ///
+    /// # Errors
+    /// Those of [`Vips::open`]; then nothing was changed.
+    pub fn reconfigure(&self, settings: &[VipSettings]) -> Result<(), Error> {
+        let old = self.all.borrow().clone();
+        let kept = |setting: &VipSettings| old.iter().find(|one| one.setting == *setting).cloned();
+        let next: Result<Vec<Rc<One>>, Error> =
+            settings.iter().map(|setting| kept(setting).map_or_else(|| self.open_one(setting), Ok)).collect();
+        let next = next?;
+        for one in old.iter().filter(|one| !next.iter().any(|other| Rc::ptr_eq(one, other))) {
+            one.drop_now();
+            if let Some(task) = one.task.take() {
+                task.abort();
+            }
+        }
+        next.iter().filter(|one| !old.iter().any(|other| Rc::ptr_eq(one, other))).for_each(One::start);
+        self.all.replace(next);
+        self.dirty.notify_one();
+        Ok(())
     }
 
     /// Starts a task for each address: events of the kernel, announcements; and one that shows what became of them.
@@ -94,9 +121,7 @@ impl Vips {
                 vips.dirty.notified().await;
             }
         });
-        for one in self.all.iter() {
-            tokio::task::spawn_local(Rc::clone(one).run());
-        }
+        self.all.borrow().iter().for_each(One::start);
     }
 
     /// Carries an order out before it returns.
@@ -104,7 +129,7 @@ impl Vips {
         let role = match action {
             VipAction::Hold { role, .. } | VipAction::Drop { role } => *role,
         };
-        for one in self.all.iter().filter(|one| one.role == role) {
+        for one in self.all.borrow().iter().filter(|one| one.setting.role == role) {
             match action {
                 VipAction::Hold { lease, .. } => one.hold(lease.until()),
                 VipAction::Drop { .. } => one.drop_now(),
@@ -115,18 +140,19 @@ impl Vips {
     /// What a guard must remove when the agent cannot.
     #[must_use]
     pub fn addresses(&self) -> Vec<guard::Address> {
-        let all = self.all.iter().map(|one| {
+        let all = self.all.borrow();
+        let addresses = all.iter().map(|one| {
             let inner = one.inner.borrow();
             let address = inner.holder.address();
             guard::Address { ip: address.ip, prefix: address.prefix, device: address.interface.clone() }
         });
-        all.collect()
+        addresses.collect()
     }
 
     /// For REST and metrics.
     #[must_use]
     pub fn status(&self) -> Vec<VipStatus> {
-        self.all.iter().map(|one| one.status()).collect()
+        self.all.borrow().iter().map(|one| one.status()).collect()
     }
 }
 
@@ -155,13 +181,17 @@ fn at(instant: Instant) -> Duration {
 }
 
 impl One {
+    fn start(one: &Rc<One>) {
+        one.task.set(Some(tokio::task::spawn_local(Rc::clone(one).run()).abort_handle()));
+    }
+
     fn hold(&self, until: Instant) {
         let mut inner = self.inner.borrow_mut();
         let first = inner.until.is_none();
         inner.until = Some(until);
         if inner.held {
             inner.put(false);
-        } else if self.on_conflict == OnConflict::Refuse {
+        } else if self.setting.on_conflict == OnConflict::Refuse {
             self.ask(&mut inner, first);
         } else {
             inner.put(true);
@@ -206,7 +236,7 @@ impl One {
             address: address.ip,
             prefix: address.prefix,
             interface: address.interface.clone(),
-            role: self.role,
+            role: self.setting.role,
             held: inner.held,
             since: inner.since,
             expires_at: inner.expires_at,
@@ -275,7 +305,7 @@ impl One {
     fn carrier(&self, inner: &Inner, lost: bool) {
         let state = if lost { "lost its carrier or is down" } else { "runs again" };
         log::warn!("vip: interface {} {state}", inner.holder.address().interface);
-        if self.role == VipRole::Primary {
+        if self.setting.role == VipRole::Primary {
             let _ = self.inputs.send(Input::Carrier { lost });
         }
     }

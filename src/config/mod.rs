@@ -194,7 +194,6 @@ impl Config {
             ("watchdog.driver", self.watchdog_device.driver != new.watchdog_device.driver),
             ("watchdog.pretimeout", self.watchdog_device.pretimeout != new.watchdog_device.pretimeout),
             // Their sockets are opened while the privileges are there.
-            ("vip", self.vip != new.vip),
         ];
         pairs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
