@@ -100,6 +100,11 @@ impl Bench {
         kill_process(pid(self.guard.id()), signal).unwrap();
     }
 
+    fn guard_state(&self) -> char {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.guard.id())).unwrap();
+        stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+    }
+
     fn guard_exit(&mut self) -> ExitStatus {
         let mut status = None;
         until("the guard ends", || {
@@ -249,8 +254,12 @@ fn a_restarted_agent_adopts_it() {
 fn a_stopped_guard_looks_for_orders_before_it_fires() {
     let bench = Bench::new();
     let mut server = bench.server("sleep 60 & wait");
-    let (first, alive) = (bench.watch(700), bench.alive());
+    let (first, alive) = (bench.watch(1_000), bench.alive());
+    // Its rehearsal is over and it waits.
+    until("the guard sleeps", || bench.guard_state() == 'S');
+    std::thread::sleep(Duration::from_millis(200));
     bench.signal_guard(Signal::STOP);
+    until("the guard is stopped", || bench.guard_state() == 'T');
     bench.tell(&Order::Watch { kill_at: first + Millis(60_000), kill_after: Millis(75) });
     until("the first deadline is over", || clock::now() > first + Millis(200));
     bench.signal_guard(Signal::CONT);
@@ -290,7 +299,7 @@ fn a_postgres_that_does_not_want_to_and_forks() {
 #[test]
 fn an_order_while_it_kills() {
     let bench = Bench::new();
-    let mut server = bench.server("trap '' QUIT; sleep 60 & wait");
+    let mut server = bench.server("trap 'touch asked' QUIT; sleep 60 & wait; sleep 60");
     let kill_at = clock::now() + Millis(100);
     bench.tell(&bench.target());
     // SIGKILL comes late, so that there is time to talk.
@@ -301,6 +310,7 @@ fn an_order_while_it_kills() {
     assert_eq!(bench.answer(), Some(Answer::Fired(kill_at)));
     assert_eq!(bench.alive(), 0);
     assert_eq!(bench.answer(), Some(Answer::Armed(next)));
+    assert!(bench.dir.path().join("asked").exists(), "there was no SIGQUIT before the SIGKILL");
     server.wait().unwrap();
 }
 
@@ -416,12 +426,13 @@ fn memory() {
 struct Link {
     link: GuardLink,
     inputs: tokio::sync::mpsc::UnboundedReceiver<Input>,
+    dir: PathBuf,
 }
 
 impl Link {
     fn new(dir: &Path, program: &Path) -> Link {
         let (sender, inputs) = tokio::sync::mpsc::unbounded_channel();
-        Link { link: GuardLink::with_program(PathBuf::from(program), dir, "test", "n1", sender), inputs }
+        Link { link: GuardLink::with_program(PathBuf::from(program), dir, "test", "n1", sender), inputs, dir: dir.to_owned() }
     }
 
     async fn next(&mut self) -> GuardReport {
@@ -448,6 +459,17 @@ impl Link {
 fn local(body: impl std::future::Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, body);
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // An armed guard outlives its link, and a failed test must not leave one.
+        if std::thread::panicking() {
+            if let Some(guard) = guard_of(&self.dir) {
+                let _ = kill_process(pid(guard), Signal::KILL);
+            }
+        }
+    }
 }
 
 /// The guard of a directory, by its socket's name on its command line.
