@@ -137,7 +137,8 @@ impl Machine {
     }
 
     /// There is no lock for the address of standbys, only the same view of the store for everybody, and some see it later than others. Who lets go
-    /// does so at once, who takes waits for as long as a cycle and a lifetime last; but not for one whose member key, and so whose lease, has ended.
+    /// does so at once, who takes waits for as long as a cycle and a lifetime last; where the member key of the last one is gone, and so its lease,
+    /// for a cycle: somebody else may have seen it, too.
     fn take_turn(&mut self, role: VipRole) {
         if role == VipRole::Primary {
             return;
@@ -155,7 +156,7 @@ impl Machine {
         }
         let gone = |name: &MemberName| !cluster.members.contains_key(name);
         let free = before.is_some_and(|turn| turn.who.as_ref().is_some_and(gone));
-        let wait = if free { Millis::ZERO } else { Millis(self.config.ttl.0 + self.config.loop_wait.0) };
+        let wait = if free { limit } else { Millis(self.config.ttl.0 + self.config.loop_wait.0) };
         self.vips.turns.insert(role, Turn { who, from: self.now + wait });
     }
 

@@ -252,6 +252,7 @@ impl World {
         }
         self.dog_wakes(node, slept);
         self.vips_wake(node, slept);
+        self.vips_announce_again(node);
         self.tell_frozen(node, false);
         self.tell_agent(node, false, false);
         for event in std::mem::take(&mut self.nodes[node].deferred) {

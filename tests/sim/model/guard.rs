@@ -244,6 +244,7 @@ impl World {
         if self.nodes[node].agent.process != Process::Dead && self.nodes[node].power != Power::Off {
             self.send(node, 2, Input::Guard(GuardReport::Gone("it ended".to_owned())));
         }
+        self.excuse_last_meal(node);
         self.tell_fences(node);
     }
 
@@ -266,6 +267,7 @@ impl World {
         if guard.alive {
             guard.stopped = true;
             guard.hurt_at = now;
+            self.excuse_last_meal(node);
             self.tell_fences(node);
         }
     }

@@ -5,7 +5,7 @@ use mastiff::ha::fence::WatchdogReport;
 use mastiff::ha::input::Input;
 use mastiff::ha::types::Millis;
 
-use super::node::Power;
+use super::node::{Power, Process};
 use super::postgres::Proc;
 use super::world::{Event, World};
 use crate::checkers::Fact;
@@ -142,7 +142,9 @@ impl World {
 
     /// Fed or armed while PostgreSQL may write, it must bite before the store lets the lease end.
     fn check_feed(&mut self, node: usize, timeout: u64) {
-        if !self.nodes[node].pg.may_write() || self.nodes[node].stray || self.store.view().is_paused() {
+        // A promotion that an earlier life of the agent began cannot be seen before it is through (docs/decisions.md).
+        let unseen = self.nodes[node].pg.proc == Proc::Promoting && self.nodes[node].promoted_by != self.nodes[node].agent.life;
+        if unseen || !self.nodes[node].pg.may_write() || self.nodes[node].stray || self.store.view().is_paused() {
             return;
         }
         let until = self.store.leader_until().filter(|_| self.store.holder() == Some(node));
@@ -185,13 +187,18 @@ impl World {
             dog.counting = None;
         } else {
             self.dog_feed(node, counting.timeout);
-            let until = self.nodes[node].dog.counting.map_or(0, |counting| counting.bites_at);
-            // Nobody asked for that meal: whoever was already late gets so much longer, unless a guard is there.
-            if !self.nodes[node].guard.stands() {
-                self.fact(Fact::Excused { node, until });
-            }
+            self.excuse_last_meal(node);
         }
         self.tell_fences(node);
+    }
+
+    /// Nobody asked for the meal at the close: a box whose renewals had failed for long before it lost agent and guard is reset so much later.
+    pub fn excuse_last_meal(&mut self, node: usize) {
+        let target = &self.nodes[node];
+        let Some(until) = target.dog.counting.map(|counting| counting.bites_at) else { return };
+        if target.agent.process == Process::Dead && !target.guard.stands() {
+            self.fact(Fact::Excused { node, until });
+        }
     }
 
     /// The time of a bite, unless it was fed since.

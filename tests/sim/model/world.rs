@@ -158,6 +158,10 @@ impl Ord for Entry {
     }
 }
 
+fn is_alarm(event: &Event) -> bool {
+    matches!(event, Event::Deliver { input, .. } if matches!(**input, Input::StoreChanged))
+}
+
 /// The world.
 pub struct World {
     /// World time, milliseconds.
@@ -286,7 +290,9 @@ impl World {
         match event.audience() {
             Audience::Agent(node) if !self.nodes[node].agent_runs() => {
                 let node = &mut self.nodes[node];
-                if node.power != Power::Off && node.agent.process != Process::Dead {
+                // A watch that is not read says once that there is news.
+                let again = is_alarm(&event) && node.agent.deferred.iter().any(is_alarm);
+                if node.power != Power::Off && node.agent.process != Process::Dead && !again {
                     node.agent.deferred.push_back(event);
                 }
             }
