@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::config::generate::{config_of_server, sample_config, HostFacts, ServerFacts};
 use crate::config::report::{validate_config, Options};
 use crate::config::types::{PgUser, Secret};
+use crate::postgres::conninfo::Conninfo;
+use crate::tls::postgres as tls;
 
 /// Exit code of a refused configuration.
 const EXIT_CONFIG: i32 = 64;
@@ -72,14 +74,16 @@ fn own_address() -> Option<String> {
 }
 
 async fn ask_server(dsn: Option<&str>, env: &BTreeMap<String, String>) -> Result<ServerFacts, String> {
-    let mut config: tokio_postgres::Config =
-        dsn.unwrap_or("").parse().map_err(|error| format!("the connection string cannot be read: {error}"))?;
+    let (mut config, security) = parse_dsn(dsn.unwrap_or(""), env)?;
     complete(&mut config, env);
     let port = config.get_ports().first().copied();
-    let connect = tokio::time::timeout(std::time::Duration::from_secs(10), config.connect(NoTls));
+    let connect = tokio::time::timeout(std::time::Duration::from_secs(10), tls::connect(&config, &security));
     let (client, connection) = match connect.await {
         Ok(Ok(pair)) => pair,
-        Ok(Err(error)) => return Err(format!("cannot connect to PostgreSQL: {error}; name a superuser with --dsn")),
+        Ok(Err(error)) => {
+            let error = crate::postgres::describe(&error);
+            return Err(format!("cannot connect to PostgreSQL: {error}; name a superuser with --dsn"));
+        }
         Err(_) => return Err("PostgreSQL did not answer within 10 s".to_owned()),
     };
     tokio::spawn(connection);
@@ -92,6 +96,24 @@ async fn ask_server(dsn: Option<&str>, env: &BTreeMap<String, String>) -> Result
     let read = |name: &str| inside(name).and_then(|path| std::fs::read_to_string(path).ok());
     let (hba, ident) = (read("hba_file"), read("ident_file"));
     Ok(ServerFacts { host: host(), bin_dir: bin_dir(&data_dir), settings, superuser, port, hba, ident })
+}
+
+/// The connection string: what is about TLS for our own code, the rest for the driver.
+fn parse_dsn(dsn: &str, env: &BTreeMap<String, String>) -> Result<(tokio_postgres::Config, tls::Options), String> {
+    let mut conninfo = Conninfo::parse(dsn).map_err(|error| format!("the connection string cannot be read: {error}"))?;
+    let mut taken = BTreeMap::new();
+    for name in ["sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl", "sslcrldir", "sslnegotiation", "channel_binding"] {
+        let variable = if name == "channel_binding" { "PGCHANNELBINDING".to_owned() } else { format!("PG{}", name.to_ascii_uppercase()) };
+        if let Some(value) = conninfo.remove(name).or_else(|| env.get(&variable).cloned()) {
+            taken.insert(name, value);
+        }
+    }
+    for name in ["gssencmode", "sslcompression", "krbsrvname"] {
+        conninfo.remove(name);
+    }
+    let text = conninfo.render(u32::MAX);
+    let config = text.parse().map_err(|error| format!("the connection string cannot be read: {error}"))?;
+    Ok((config, tls::Options::new(|name| taken.get(name).cloned())))
 }
 
 /// What libpq takes from the environment, where the connection string is silent.

@@ -174,7 +174,7 @@ pub const COMMANDS: &[Command] = &[
             opt("command", &["--command", "-c"], Takes::Text, "The SQL commands to execute"),
             opt("dbname", &["-d", "--dbname"], Takes::Text, "database name to connect to"),
         ],
-        about: "Connects to the address that the member published, without TLS. The password comes from the question, from PGPASSWORD or \
+        about: "Connects to the address that the member published, with TLS as PGSSLMODE and the like say. The password comes from the question, from PGPASSWORD or \
                 from a password file; psql with the output of dsn can do more.",
         examples: &["query -U postgres --password -c 'select pg_is_in_recovery()'"],
     },

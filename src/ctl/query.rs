@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio_postgres::types::Type;
-use tokio_postgres::{NoTls, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
 use super::args::Values;
 use super::error::Error;
@@ -14,6 +14,7 @@ use super::members::host_and_port;
 use super::session::{Session, Watch};
 use super::tables::{Format, Table};
 use super::when;
+use crate::tls::postgres as tls;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -42,10 +43,11 @@ pub async fn run(session: &mut Session<'_>, values: &Values) -> Result<i32, Erro
     let watch = Watch::of(values);
     let (_, _, view) = session.open(values).await?;
     let config = connection(session, values)?;
+    let security = tls::Options::new(|name| from_environment(session, name));
     loop {
         let since = tokio::time::Instant::now();
         let answer = match pick(&view, values)? {
-            Some((_, member)) => ask(&config, member.conn_url.as_deref(), &sql).await,
+            Some((_, member)) => ask(&config, &security, member.conn_url.as_deref(), &sql).await,
             None => Err(match (values.get("member"), values.get("role")) {
                 (Some(member), _) => format!("No connection to member {member} is available"),
                 (None, Some(role)) => format!("No connection to role '{role}' is available"),
@@ -59,6 +61,15 @@ pub async fn run(session: &mut Session<'_>, values: &Values) -> Result<i32, Erro
             return Ok(i32::from(failed));
         }
     }
+}
+
+/// libpq's variables for its options.
+fn from_environment(session: &Session<'_>, name: &str) -> Option<String> {
+    let name = match name {
+        "channel_binding" => "PGCHANNELBINDING".to_owned(),
+        name => format!("PG{}", name.to_ascii_uppercase()),
+    };
+    session.env.get(&name).cloned()
 }
 
 fn connection(session: &mut Session<'_>, values: &Values) -> Result<tokio_postgres::Config, Error> {
@@ -75,7 +86,7 @@ fn connection(session: &mut Session<'_>, values: &Values) -> Result<tokio_postgr
     Ok(config)
 }
 
-async fn ask(config: &tokio_postgres::Config, conn_url: Option<&str>, sql: &str) -> Answer {
+async fn ask(config: &tokio_postgres::Config, security: &tls::Options, conn_url: Option<&str>, sql: &str) -> Answer {
     let (host, port) = conn_url.and_then(host_and_port).ok_or("No connection is available")?;
     let mut config = config.clone();
     config.host(&host).port(port);
@@ -90,7 +101,7 @@ async fn ask(config: &tokio_postgres::Config, conn_url: Option<&str>, sql: &str)
         format!("ERROR, SQLSTATE: {}", text.replace('\n', " "))
     };
     let late = |_| "ERROR, SQLSTATE: no answer in time".to_owned();
-    let (client, connection) = tokio::time::timeout(CONNECT, config.connect(NoTls)).await.map_err(late)?.map_err(refused)?;
+    let (client, connection) = tokio::time::timeout(CONNECT, tls::connect(&config, security)).await.map_err(late)?.map_err(refused)?;
     let talk = tokio::spawn(connection);
     // The types are known only where there is one statement; several are run as they are.
     let types: Vec<Type> = match tokio::time::timeout(EXECUTE, client.prepare(sql)).await {

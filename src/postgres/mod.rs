@@ -46,6 +46,7 @@ use crate::ha::input::JobOutcome;
 use crate::ha::view::{NodeView, UpstreamHistory};
 use child::Spec;
 use observe::Cache;
+pub(crate) use worker::describe;
 use worker::Link;
 
 /// Progress of a job: bytes done, bytes in all if known.

@@ -8,12 +8,13 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Row};
 
 use super::conninfo::{self, Conninfo};
-use super::worker::{self, describe};
+use super::worker::{self, describe, Access};
 use super::{conf, files};
 use crate::config::types::PostgresConfig;
 use crate::ha::action::Upstream;
 use crate::ha::types::{Lsn, SystemId, Timeline};
 use crate::ha::view::UpstreamHistory;
+use crate::tls::postgres as tls;
 
 /// Role, identity and position.
 const WHO: &str = "\
@@ -37,8 +38,8 @@ pub(crate) async fn read(config: &PostgresConfig, upstream: &Upstream, deadline:
     }
 }
 
-/// Connection settings for another member, as the given user's [`Conninfo`] says. No TLS yet.
-pub(crate) fn settings(conninfo: &Conninfo) -> Result<tokio_postgres::Config, conf::Error> {
+/// Connection settings for another member, as the given user's [`Conninfo`] says.
+pub(crate) fn settings(conninfo: &Conninfo) -> Result<Access, conf::Error> {
     let mut settings = tokio_postgres::Config::new();
     if let Some(endpoint) = conninfo.endpoint() {
         settings.host(&endpoint.host).port(endpoint.port);
@@ -50,8 +51,7 @@ pub(crate) fn settings(conninfo: &Conninfo) -> Result<tokio_postgres::Config, co
         settings.password(password);
     }
     settings.dbname("postgres").application_name("Patroni rewind check").options("-c statement_timeout=5000");
-    settings.ssl_mode(tokio_postgres::config::SslMode::Disable);
-    Ok(settings)
+    Ok(Access { settings, tls: tls::Options::new(|name| conninfo.get(name).map(str::to_owned)) })
 }
 
 async fn ask(config: &PostgresConfig, upstream: &Upstream, deadline: Duration) -> Result<UpstreamHistory, String> {

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
-use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::{Client, Statement};
 
 use super::error::Error;
 use super::postmaster::PostmasterPid;
 use super::process::{parent_of, Postmaster};
 use crate::config::types::{PgUser, PostgresConfig};
+use crate::tls::postgres as tls;
 
 /// `application_name` of the agent's own connections, as Patroni's: monitors look for it.
 const HEARTBEAT: &str = "Patroni heartbeat";
@@ -33,6 +33,15 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.driver.abort();
     }
+}
+
+/// Where to connect, as whom, and how the connection is secured.
+#[derive(Clone, Debug)]
+pub(crate) struct Access {
+    /// Address, user and session settings.
+    pub(crate) settings: tokio_postgres::Config,
+    /// TLS.
+    pub(crate) tls: tls::Options,
 }
 
 /// Why there is no connection.
@@ -115,15 +124,16 @@ pub(crate) fn local_address(listen: &str) -> Option<String> {
 }
 
 /// Settings for a connection as `user` to the local server at `host`.
-pub(crate) fn local_config(config: &PostgresConfig, file: &PostmasterPid, host: &str, limits: Limits) -> tokio_postgres::Config {
-    let mut settings = for_user(&config.superuser);
+pub(crate) fn local_config(config: &PostgresConfig, file: &PostmasterPid, host: &str, limits: Limits) -> Access {
+    let mut access = for_user(&config.superuser);
+    let settings = &mut access.settings;
     settings.host(host).port(file.port.unwrap_or(config.port)).dbname("postgres");
     settings.application_name(HEARTBEAT).options(limits.options());
-    settings
+    access
 }
 
-/// User and password; no TLS yet.
-pub(crate) fn for_user(user: &PgUser) -> tokio_postgres::Config {
+/// User, password and TLS.
+fn for_user(user: &PgUser) -> Access {
     let mut settings = tokio_postgres::Config::new();
     if !user.username.is_empty() {
         settings.user(&user.username);
@@ -131,8 +141,7 @@ pub(crate) fn for_user(user: &PgUser) -> tokio_postgres::Config {
     if let Some(password) = &user.password {
         settings.password(&password.0);
     }
-    settings.ssl_mode(SslMode::Disable);
-    settings
+    Access { settings, tls: tls::Options::new(|name| user.options.get(name).cloned()) }
 }
 
 /// Connects to this box's server, whose postmaster is known, within `deadline`.
@@ -174,8 +183,8 @@ async fn verify(link: Link, postmaster: &Postmaster, end: tokio::time::Instant) 
 }
 
 /// Connects within `deadline`.
-pub(crate) async fn connect(settings: &tokio_postgres::Config, deadline: Duration) -> Result<Link, Refused> {
-    match timeout(deadline, settings.connect(NoTls)).await {
+pub(crate) async fn connect(access: &Access, deadline: Duration) -> Result<Link, Refused> {
+    match timeout(deadline, tls::connect(&access.settings, &access.tls)).await {
         Err(_) => Err(Refused::Silent),
         Ok(Err(error)) => Err(classify(&error)),
         Ok(Ok((client, connection))) => {

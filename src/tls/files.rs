@@ -71,9 +71,11 @@ pub(crate) fn roots(seen: &mut Seen, what: &str, path: Option<&Path>, provider: 
     Roots::new(certificates, provider).ok_or_else(|| Error::Content { what: what.to_owned(), path, expected: "usable CA certificate" })
 }
 
+/// A revocation list.
+pub(crate) type Revocations = CertificateRevocationListDer<'static>;
+
 /// All revocation lists of a file; at least one.
-#[allow(dead_code)]
-pub(crate) fn revocations(seen: &mut Seen, what: &str, path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
+pub(crate) fn revocations(seen: &mut Seen, what: &str, path: &Path) -> Result<Vec<Revocations>, Error> {
     let content = seen.read(what, path)?;
     let list: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&content).map_while(Result::ok).collect();
     if list.is_empty() {

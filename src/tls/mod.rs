@@ -5,6 +5,7 @@
 mod ciphers;
 mod client;
 mod files;
+pub mod postgres;
 mod server;
 mod stream;
 mod verify;

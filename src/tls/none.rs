@@ -90,3 +90,34 @@ impl AsyncWrite for Stream {
         Pin::new(stream).poll_shutdown(context)
     }
 }
+
+/// Connections to PostgreSQL.
+pub mod postgres {
+    use tokio_postgres::config::SslMode;
+    use tokio_postgres::tls::NoTlsStream;
+    use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
+
+    /// libpq's options about TLS: what can be done without it is done.
+    #[derive(Clone, Debug, Default)]
+    pub struct Options(bool);
+
+    impl Options {
+        /// Only `sslmode` is looked at.
+        #[must_use]
+        pub fn new(get: impl Fn(&str) -> Option<String>) -> Options {
+            Options(get("sslmode").is_some_and(|mode| mode == "require" || mode.starts_with("verify")))
+        }
+    }
+
+    /// What drives an open connection.
+    pub type Driver = Connection<Socket, NoTlsStream>;
+
+    /// Connects without TLS.
+    ///
+    /// # Errors
+    /// The driver's; where `sslmode` needs TLS, that there is none.
+    pub async fn connect(settings: &Config, options: &Options) -> Result<(Client, Driver), tokio_postgres::Error> {
+        let mode = if options.0 { SslMode::Require } else { SslMode::Disable };
+        settings.clone().ssl_mode(mode).connect(NoTls).await
+    }
+}
