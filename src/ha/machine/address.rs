@@ -114,10 +114,11 @@ impl Machine {
         self.memory.lease.filter(|_| here)?.held(self.now)
     }
 
-    /// Earned once PostgreSQL was seen writable under our key. Kept through a crash that is mended in place.
+    /// Earned once PostgreSQL was seen writable under our key, or said so to the promotion. Kept through a crash that is mended in place.
     fn earns_address(&self) -> bool {
         let Some(node) = self.node.as_ref().filter(|_| self.memory.lock && !self.memory.handover) else { return false };
         match &node.pg {
+            PgState::Running(_) if self.just_promoted => true,
             PgState::Running(running) => running.role == Role::Primary && (!self.node_is_old || self.vips.earned),
             PgState::Stopped(_) | PgState::Starting { .. } | PgState::Unresponsive { .. } => self.vips.earned,
             PgState::Empty | PgState::Unreadable { .. } => false,

@@ -147,6 +147,7 @@ impl Machine {
 
     pub(super) fn take_job_exit(&mut self, id: JobId, outcome: JobOutcome, out: &mut Vec<Action>) -> Wake {
         let Some(job) = self.memory.job.take_if(|job| job.id == id) else { return Wake::Sleep };
+        self.just_promoted = false;
         self.distrust_older_looks();
         if job.kind == JobKind::Writable || job.name == "bootstrap" {
             self.distrust_standby_looks();
@@ -241,6 +242,9 @@ impl Machine {
 
     fn promotion_ended(&mut self, done: bool, out: &mut Vec<Action>) {
         if done {
+            // Clients wait for the address: it does not wait for the next look.
+            self.just_promoted = true;
+            self.tend_vips(out);
             self.checkpoint_pending = true;
             out.push(Action::Callback { event: "on_role_change", role: "primary" });
             out.push(Action::Background(Task::Checkpoint));

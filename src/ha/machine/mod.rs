@@ -61,6 +61,8 @@ pub struct Machine {
     status_written: Option<(Instant, Vec<String>)>,
     fences: fences::Fences,
     vips: address::Vips,
+    /// The promotion ended well, and no look since then was answered: PostgreSQL itself said that it is writable.
+    just_promoted: bool,
     exit_code: Option<i32>,
 }
 
@@ -170,6 +172,7 @@ impl Machine {
             status_written: None,
             fences: fences::Fences::default(),
             vips,
+            just_promoted: false,
             exit_code: None,
         }
     }
@@ -229,6 +232,7 @@ impl Machine {
                 Wake::Sleep
             }
             Input::PostmasterExited => {
+                self.just_promoted = false;
                 self.distrust_older_looks();
                 self.timers.observe_at = Some(self.now);
                 Wake::Cycle
@@ -404,6 +408,7 @@ impl Machine {
         if self.memory.job.as_ref().is_some_and(|job| job.kind != JobKind::Stop) {
             self.cancel_job(out);
         }
+        self.just_promoted = false;
         self.drop_vips(out);
         out.push(Action::Fence { kill_after: FENCE_KILL_AFTER });
     }

@@ -17,6 +17,7 @@ impl Machine {
         }
         self.remember_observation(&node);
         self.node_is_old = false;
+        self.just_promoted = false;
         self.node = Some(Arc::new(node));
         Wake::Decide
     }
