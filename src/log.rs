@@ -96,7 +96,7 @@ impl Settings {
 }
 
 /// `2026-11-20 21:22:36,973`, UTC: what log scrapers of this field look for.
-fn plain_time(at: WallTime) -> String {
+pub(crate) fn plain_time(at: WallTime) -> String {
     let iso = wall::iso(at);
     let (date, rest) = iso.split_at(10);
     format!("{date} {},{}", &rest[1..9], &rest[10..13])

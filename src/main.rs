@@ -49,6 +49,7 @@ fn main() {
     let program = Path::new(&path).file_name().and_then(|name| name.to_str()).unwrap_or("mastiff").to_owned();
     let code = match (program.as_str(), args.first().map(String::as_str)) {
         (_, Some("--launch-postmaster")) => mastiff::postgres::launch::launch_main(&args[1..]),
+        _ if mastiff::guard::is_role(&args) => mastiff::guard::process::main(&args[1]),
         ("patronictl", _) => mastiff::ctl::run(&program, &args),
         (_, Some("ctl")) => mastiff::ctl::run("mastiff ctl", &args[1..]),
         _ => agent(&program, &args),

@@ -13,8 +13,8 @@ use crate::clock;
 use crate::config;
 use crate::config::types::{Config, Effective, PostgresConfig};
 use crate::dcs::etcd::EtcdStore;
+use crate::guard::link::GuardLink;
 use crate::ha::action::{Action, Reply, Task};
-use crate::ha::config::WatchdogMode;
 use crate::ha::input::{Command, Input, Signal, StoreOutcome};
 use crate::ha::types::{Instant, JobId, Millis, ReplyId};
 use crate::ha::view::{ClusterView, PgState};
@@ -25,7 +25,9 @@ use crate::marker::Marker;
 use crate::notify;
 use crate::postgres::Postgres;
 use crate::signals::{Event, Signals};
+use crate::vips::Vips;
 use crate::wake::{Jump, Timer};
+use crate::watchdog::Watchdog;
 
 /// Cannot reach or bind what is needed at the start.
 pub const EXIT_UNAVAILABLE: i32 = 69;
@@ -52,9 +54,9 @@ pub enum Error {
     /// There is no store section.
     #[error("no store is configured: an etcd3 section (or PATRONI_ETCD3_HOSTS) is needed")]
     NoStore,
-    /// The configuration demands a fence that this build does not have.
-    #[error("watchdog.mode is required, but this build has no watchdog support: it would lead without the fence that is asked for")]
-    NoWatchdog,
+    /// A virtual IP cannot be managed.
+    #[error("vip: {0}")]
+    Vip(#[from] mastiff_vip::Error),
     /// PostgreSQL's programs are not where the configuration says.
     #[error("postgresql.bin_dir: {0} is not there or cannot be executed")]
     NoProgram(String),
@@ -71,9 +73,9 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
-            Error::NoStore | Error::NoWatchdog => EXIT_CONFIG,
+            Error::NoStore => EXIT_CONFIG,
             Error::NameInUse(_) => EXIT_NAME_IN_USE,
-            Error::NoProgram(_) | Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
+            Error::Vip(_) | Error::NoProgram(_) | Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
         }
     }
 }
@@ -85,9 +87,11 @@ struct Shell {
     machine: Machine,
     store: EtcdStore,
     postgres: Postgres,
+    guard: GuardLink,
     postgres_config: PostgresConfig,
     published: Arc<Published>,
     server: Server,
+    members: http::client::Client,
     inputs: mpsc::UnboundedSender<Input>,
     replies: BTreeMap<ReplyId, oneshot::Sender<Reply>>,
     next_reply: u64,
@@ -103,6 +107,8 @@ struct Shell {
     /// PostgreSQL answered when it was last looked at: only then is the data directory written to.
     running: bool,
     unfinished: Marker,
+    watchdog: Watchdog,
+    vips: Vips,
     /// Files or configuration changed and PostgreSQL does not know yet.
     reload_due: Rc<Cell<bool>>,
     name_checked: bool,
@@ -153,9 +159,6 @@ impl Shell {
         inputs: mpsc::UnboundedSender<Input>,
         commands: mpsc::Sender<http::Request>,
     ) -> Result<Shell, Error> {
-        if config.watchdog_mode == WatchdogMode::Required {
-            return Err(Error::NoWatchdog);
-        }
         let etcd = config.etcd.as_ref().ok_or(Error::NoStore)?;
         let me = crate::ha::types::MemberName(config.name.clone());
         let store = EtcdStore::new(etcd, &config.namespace, &config.scope, &me)?;
@@ -170,17 +173,30 @@ impl Shell {
         }
         let published = Arc::new(Published::new());
         let identity = identity(&config, &effective);
+        let members = http::client::Client::new(&config.ctl);
         let server = match http::spawn(&config.restapi, identity, Arc::clone(&published), commands) {
             Ok(server) => server,
-            Err(error) => return Err(explain_busy_port(&config, &effective, error).await),
+            Err(error) => return Err(explain_busy_port(&config, &effective, &members, error).await),
         };
+        let watchdog = Watchdog::new(&effective.watchdog, effective.ha.watchdog.mode, notify::watchdog_time());
+        let guard = GuardLink::new(&effective.postgres.data_dir, &config.scope, &config.name, inputs.clone());
+        // A seed that differs between boxes: their announcements shall not beat in time.
+        let seed = clock::now().0 ^ u64::from(std::process::id());
+        let vips = Vips::open(&effective.vip, seed, &inputs)?;
+        guard.set_addresses(vips.addresses());
+        crate::privileges::keep_from_children();
+        if effective.ha.guard {
+            guard.start();
+        }
         Ok(Shell {
+            guard,
             machine: Machine::new(effective.ha, clock::now()),
             store,
             postgres: Postgres::new(effective.postgres.clone()),
             postgres_config: effective.postgres,
             published,
             server,
+            members,
             inputs,
             replies: BTreeMap::new(),
             next_reply: 1,
@@ -191,6 +207,8 @@ impl Shell {
             calls: Rc::new(Cell::new(0)),
             running: false,
             unfinished: Marker::beside(data_dir(&config)),
+            watchdog,
+            vips,
             reload_due: Rc::new(Cell::new(false)),
             name_checked: false,
             jump: Jump::now(),
@@ -202,6 +220,11 @@ impl Shell {
     }
 
     fn start_watchers(&self) {
+        self.vips.start(&self.published);
+        if let (Some(time), Watchdog::Device(_)) = (notify::watchdog_time(), &self.watchdog) {
+            // PID 1 supervises this loop, and the device is ours.
+            tokio::task::spawn_local(notify::stay_alive(time));
+        }
         let (alarm, mut alarms) = mpsc::channel(1);
         let store = self.store.clone();
         tokio::task::spawn_local(async move { store.watch(alarm).await });
@@ -281,8 +304,8 @@ impl Shell {
                 self.answer(async move { Input::Observed { id, node: Box::new(postgres.observe(deadline.to_std()).await) } });
             }
             Action::AskPeers { id, peers, deadline } => {
-                let now = clock::now();
-                self.answer(async move { Input::Peers { id, view: http::client::ask_peers(peers, deadline.to_std(), now).await } });
+                let (now, members) = (clock::now(), self.members.clone());
+                self.answer(async move { Input::Peers { id, view: members.ask_peers(peers, deadline.to_std(), now).await } });
             }
             Action::ReadUpstream { id, upstream, deadline } => {
                 let postgres = self.postgres.clone();
@@ -309,7 +332,13 @@ impl Shell {
                 log::log!(level, "{text}");
             }
             Action::Exit { code } => self.exit = Some(code),
-            Action::Watchdog(_) | Action::Vip(_) => log::debug!("no watchdog and no virtual IP in this build"),
+            Action::Watchdog(action) => {
+                if let Some(report) = self.watchdog.act(action) {
+                    let _ = self.inputs.send(Input::Watchdog(report));
+                }
+            }
+            Action::Guard(action) => self.guard.order(action),
+            Action::Vip(action) => self.vips.act(&action),
         }
     }
 
@@ -415,11 +444,17 @@ impl Shell {
     /// SIGHUP and `POST /reload`: a bad file changes nothing.
     fn reload_file(&mut self) {
         notify::reloading();
-        match (self.reload)() {
+        let loaded = (self.reload)().and_then(|config| {
+            self.server.reconfigure(&config.restapi).map_err(|error| error.to_string())?;
+            Ok(config)
+        });
+        match loaded {
             Ok(config) => {
                 self.say_unchangeable(&config);
                 crate::log::reconfigure(&config.log);
-                self.server.reconfigure(&config.restapi);
+                if self.config.ctl != config.ctl {
+                    self.members = http::client::Client::new(&config.ctl);
+                }
                 self.config = config;
                 self.apply_config(true);
             }
@@ -461,6 +496,12 @@ impl Shell {
             self.postgres.reconfigure(effective.postgres);
             self.run_task(Task::ReloadPostgres);
         }
+        self.watchdog.set_mode(effective.ha.watchdog.mode);
+        if let Err(error) = self.vips.reconfigure(&effective.vip) {
+            log::error!("vip: {error}; the addresses stay as they were");
+            effective.ha.vip_roles.clone_from(&self.machine.config().vip_roles);
+        }
+        self.guard.set_addresses(self.vips.addresses());
         let _ = self.inputs.send(Input::Config(Box::new(effective.ha)));
     }
 
@@ -496,7 +537,7 @@ impl Shell {
         let other = view.members.get(&me).and_then(|member| member.api_url.clone());
         // Our own address is ours: we listen there. Another one may be an agent that lives.
         match other.filter(|url| *url != self.machine.config().api_url) {
-            Some(url) => !http::client::is_running(&url, Duration::from_secs(2)).await,
+            Some(url) => !self.members.is_running(&url, Duration::from_secs(2)).await,
             None => true,
         }
     }
@@ -527,8 +568,8 @@ fn identity(config: &Config, effective: &Effective) -> Identity {
 }
 
 /// A busy port is often ourselves, started twice: say that then.
-async fn explain_busy_port(config: &Config, effective: &Effective, error: http::Error) -> Error {
-    let answer = http::client::call("GET", &effective.ha.api_url, None, None, Duration::from_secs(2)).await;
+async fn explain_busy_port(config: &Config, effective: &Effective, members: &http::client::Client, error: http::Error) -> Error {
+    let answer = members.call("GET", &effective.ha.api_url, None, None, Duration::from_secs(2)).await;
     let twin = answer.ok().and_then(|(_, body)| serde_json::from_slice::<serde_json::Value>(&body).ok());
     let named = |field: &str| twin.as_ref().and_then(|doc| doc.get("patroni")?.get(field)?.as_str().map(str::to_owned));
     if named("name").as_deref() == Some(&config.name) && named("scope").as_deref() == Some(&config.scope) {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::docs::{self, Key, Kind, Used};
 use super::file::Sources;
 use super::lines::Path;
-use super::units::{as_list, as_text, host_port, parse_bool, parse_int, type_name};
+use super::units::{as_list, as_text, host_port, parse_bool, parse_int, seconds_or, type_name};
 use super::{Diagnostic, Severity};
 
 /// What is acceptable.
@@ -74,7 +74,11 @@ impl Walk<'_> {
             return;
         }
         match (key.kind, value) {
-            (Kind::Section, Value::Object(map)) => self.map(map, path),
+            (Kind::Section | Kind::Entries, Value::Object(map)) => self.map(map, path),
+            (Kind::Entries, Value::Array(items)) => self.entries(items, path),
+            (Kind::Entries, other) => {
+                self.say(Severity::Error, path, format!("must be a list of maps, or one map, not {}", type_name(other)));
+            }
             (Kind::Map, Value::Object(_)) => {}
             (Kind::Section | Kind::Map, other) => {
                 self.say(Severity::Error, path, format!("must be a map of keys, not {}", type_name(other)));
@@ -84,6 +88,17 @@ impl Walk<'_> {
                     self.say(severity, path, message);
                 }
             }
+        }
+    }
+
+    fn entries(&mut self, items: &[Value], path: &mut Path) {
+        for (index, item) in items.iter().enumerate() {
+            path.push(index.to_string());
+            match item {
+                Value::Object(map) => self.map(map, path),
+                other => self.say(Severity::Error, path, format!("must be a map of keys, not {}", type_name(other))),
+            }
+            path.pop();
         }
     }
 
@@ -106,7 +121,7 @@ type Problem = (Severity, String);
 fn problems(kind: Kind, value: &Value, mode: Mode) -> Vec<Problem> {
     let error = |message: String| vec![(Severity::Error, message)];
     match kind {
-        Kind::Any | Kind::Section | Kind::Map => Vec::new(),
+        Kind::Any | Kind::Section | Kind::Entries | Kind::Map => Vec::new(),
         Kind::Text | Kind::Secret | Kind::Path => match value {
             Value::Bool(_) => error("must be text, not a boolean; quote it".to_owned()),
             value if as_text(value).is_none() => error(format!("must be text, not {}", type_name(value))),
@@ -119,6 +134,7 @@ fn problems(kind: Kind, value: &Value, mode: Mode) -> Vec<Problem> {
             (None, value) => error(format!("must be a boolean (on, off, true, false, yes, no), not {}", shown(value))),
         },
         Kind::Int { min, max, unit } => int_problem(value, min, max, unit, mode).into_iter().collect(),
+        Kind::SecondsOr { words } => seconds_problem(value, words).into_iter().collect(),
         Kind::HostPort => match as_text(value).map(|text| host_port(&text, Some(1))) {
             Some(Ok(_)) => Vec::new(),
             Some(Err(why)) => error(format!("{} is not host:port: {why}", shown(value))),
@@ -161,6 +177,11 @@ fn int_problem(value: &Value, min: i64, max: i64, unit: &str, mode: Mode) -> Opt
         return Some((severity, format!("{number} is below the minimum {min}")));
     }
     (number > max).then(|| (severity, format!("{number} is above the maximum {max}")))
+}
+
+fn seconds_problem(value: &Value, words: &[&'static str]) -> Option<Problem> {
+    let wrong = seconds_or(value, words).is_none();
+    wrong.then(|| (Severity::Error, format!("must be {} or a number of seconds from 1 on, not {}", words.join(", "), shown(value))))
 }
 
 fn command_problem(value: &Value) -> Option<String> {

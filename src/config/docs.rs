@@ -22,6 +22,8 @@ pub struct Key {
 pub enum Kind {
     /// A map with known keys.
     Section,
+    /// A list of maps with known keys, or one such map.
+    Entries,
     /// A map with free keys.
     Map,
     /// Text.
@@ -42,6 +44,11 @@ pub enum Kind {
         max: i64,
         /// Base unit.
         unit: &'static str,
+    },
+    /// Whole seconds from 1 on, or one of these words. `off` may be written as a boolean, which it is in YAML.
+    SecondsOr {
+        /// The words.
+        words: &'static [&'static str],
     },
     /// `host:port`.
     HostPort,
@@ -71,7 +78,8 @@ pub enum Used {
     No(&'static str),
 }
 
-/// The key for a path as it stands in a file. `etcd` is read like `etcd3`, `bootstrap.dcs` like the dynamic configuration.
+/// The key for a path as it stands in a file. `etcd` is read like `etcd3`, `bootstrap.dcs` like the dynamic
+/// configuration, an entry of `vip` like its only one.
 #[must_use]
 pub fn find(path: &[String]) -> Option<&'static Key> {
     let path = canonical(path);
@@ -104,6 +112,10 @@ fn canonical(path: &[String]) -> Vec<String> {
     if path.len() >= 2 && path[0] == "bootstrap" && path[1] == "dcs" {
         path.remove(0);
     }
+    // An entry of a list has the keys of the one map that may stand in its place.
+    if path.len() >= 2 && path[0] == "vip" && path[1].bytes().all(|byte| byte.is_ascii_digit()) {
+        path.remove(1);
+    }
     path
 }
 
@@ -117,6 +129,12 @@ pub fn nearest(path: &[String]) -> Option<String> {
         parent.remove(0);
         candidates.extend(siblings(&parent));
     }
+    // A setting of the whole cluster that somebody wrote into the member's own file.
+    let misplaced = || closest(name, siblings(&["dcs".to_owned()])).filter(|_| parent.is_empty());
+    closest(name, candidates).or_else(|| misplaced().map(|key| format!("bootstrap.dcs.{key}")))
+}
+
+fn closest(name: &str, candidates: Vec<String>) -> Option<String> {
     let limit = (name.chars().count() / 3).clamp(1, 3);
     candidates
         .into_iter()
@@ -170,6 +188,7 @@ impl Kind {
     pub fn describe(&self) -> String {
         match self {
             Kind::Section => "section".to_owned(),
+            Kind::Entries => "list of sections, or one".to_owned(),
             Kind::Map => "map".to_owned(),
             Kind::Text => "text".to_owned(),
             Kind::Secret => "text (secret)".to_owned(),
@@ -184,6 +203,7 @@ impl Kind {
                     (min, max) => format!("integer {min}..{max}{unit}"),
                 }
             }
+            Kind::SecondsOr { words } => format!("seconds ≥ 1 / {}", words.join(" / ")),
             Kind::HostPort => "host:port".to_owned(),
             Kind::Words { words, .. } => words.join(" / "),
             Kind::List => "list".to_owned(),
@@ -201,13 +221,17 @@ pub fn reference_markdown() -> String {
     let mut section = "";
     for key in KEYS {
         let first = key.path.split('.').next().unwrap_or("");
-        let group = if key.path.contains('.') || key.kind == Kind::Section { first } else { "top level" };
+        let group = if key.path.contains('.') || matches!(key.kind, Kind::Section | Kind::Entries) { first } else { "top level" };
         if group != section {
             section = group;
-            let title = if group == "dcs" { "dynamic configuration (`bootstrap.dcs` and the store)" } else { group };
+            let title = match group {
+                "dcs" => "dynamic configuration (`bootstrap.dcs` and the store)",
+                "vip" => "vip (a list of these, or one)",
+                group => group,
+            };
             text.push_str(&format!("\n## {title}\n\n| Key | Type | Default | Meaning |\n|---|---|---|---|\n"));
         }
-        if key.kind == Kind::Section && !key.path.contains('.') {
+        if matches!(key.kind, Kind::Section | Kind::Entries) && !key.path.contains('.') {
             continue;
         }
         let path = key.path.strip_prefix("dcs.").unwrap_or(key.path).replace('|', "\\|");
@@ -235,10 +259,12 @@ mod tests {
             "bootstrap.dcs.ttl",
             "postgresql.authentication.rewind.sslmode",
             "bootstrap.dcs.postgresql.use_pg_rewind",
+            "vip.role",
+            "vip.12.announce.interval",
         ] {
             assert!(find(&dotted(path)).is_some(), "{path}");
         }
-        for path in ["skope", "etcd.hots", "bootstrap.dcs.scope", "postgresql.authentication.other"] {
+        for path in ["skope", "etcd.hots", "bootstrap.dcs.scope", "postgresql.authentication.other", "vip.0.rolle", "vip.x.role"] {
             assert!(find(&dotted(path)).is_none(), "{path}");
         }
     }
@@ -249,6 +275,7 @@ mod tests {
         assert_eq!(nearest(&dotted("etcd.hsots")).as_deref(), Some("hosts"));
         assert_eq!(nearest(&dotted("bootstrap.dcs.lop_wait")).as_deref(), Some("loop_wait"));
         assert_eq!(nearest(&dotted("tags.nofallover")).as_deref(), Some("nofailover"));
+        assert_eq!(nearest(&dotted("loop_wiat")).as_deref(), Some("bootstrap.dcs.loop_wait"));
         assert_eq!(nearest(&dotted("completely_else")), None);
         assert_eq!(distance("ab", "ba"), 1);
         assert_eq!(distance("", "abc"), 3);

@@ -9,6 +9,7 @@ use super::read::{options, Reader};
 use super::tags;
 use super::types::{Config, Effective, HostPort, PgUser, PostgresConfig, Secret};
 use super::units::{as_text, hosts_and_port, is_truthy, parse_bool, parse_int};
+use super::{vip, watchdog};
 use crate::ha::config::{HaConfig, SyncMode};
 use crate::ha::types::{MemberName, Millis};
 
@@ -89,7 +90,9 @@ impl Config {
         let section = merged_section(&self.postgresql.section, dynamic, &mut warnings);
         let postgres = self.postgres(&section, dynamic, &mut warnings);
         let ha = self.ha(&section, dynamic, &postgres, &mut warnings);
-        Effective { ha, postgres, warnings }
+        let watchdog = watchdog::fit(&ha.watchdog, &self.watchdog_device, ha.ttl, ha.loop_wait, &mut warnings);
+        vip::fit(&self.vip, ha.ttl, ha.loop_wait, &mut warnings);
+        Effective { ha, postgres, watchdog, vip: self.vip.clone(), warnings }
     }
 
     fn postgres(&self, section: &Map<String, Value>, dynamic: Option<&Map<String, Value>>, warnings: &mut Vec<String>) -> PostgresConfig {
@@ -191,8 +194,9 @@ impl Config {
             api_url: format!("{scheme}://{}/patroni", self.restapi.connect_address),
             proxy_url: proxy.map(|proxy| format!("postgres://{proxy}/{database}")),
             initial_dynamic: self.bootstrap.dcs.clone(),
-            watchdog: self.watchdog_mode,
-            has_vip: false,
+            watchdog: self.watchdog,
+            vip_roles: self.vip.iter().map(|vip| vip.role).collect(),
+            guard: true,
             standby_cluster: is_standby_cluster(dynamic),
             can_clone_without_leader: postgres.replica_methods.values().any(|section| section.get("no_leader").is_some_and(is_truthy)),
             custom_bootstrap: self.bootstrap.method != "initdb",
@@ -226,8 +230,9 @@ impl Timing {
             value.clamp(min, 31_536_000)
         };
         let mut loop_wait = read("loop_wait", 10, 1);
-        let mut retry_timeout = read("retry_timeout", 10, 3);
-        let ttl = read("ttl", 30, 20);
+        // Patroni's minimums are 3 and 20; a shorter lease is what an appliance may want.
+        let mut retry_timeout = read("retry_timeout", 10, 1);
+        let ttl = read("ttl", 30, 3);
         if 1 + 2 * retry_timeout > ttl {
             let lower = (ttl - 1) / 2;
             warnings.push(format!(

@@ -50,10 +50,26 @@ fn timing_is_made_to_fit() {
         ["Violated the rule \"loop_wait + 2*retry_timeout <= ttl\", where ttl=20 and retry_timeout=8. Adjusting loop_wait from 10 to 4"]
     );
     let out = effective("", json!({"ttl": 5, "loop_wait": 0, "retry_timeout": 10}));
-    assert_eq!((out.ha.ttl, out.ha.loop_wait, out.ha.retry_timeout), (Millis(20_000), Millis(1000), Millis(9000)));
-    assert_eq!(out.warnings.len(), 3, "{:?}", out.warnings);
+    assert_eq!((out.ha.ttl, out.ha.loop_wait, out.ha.retry_timeout), (Millis(5000), Millis(1000), Millis(2000)));
+    assert_eq!(out.warnings.len(), 2, "{:?}", out.warnings);
     let out = effective("", json!({"ttl": i64::MAX, "loop_wait": "abc", "retry_timeout": -1}));
-    assert_eq!(out.ha.retry_timeout, Millis(3000));
+    assert_eq!(out.ha.retry_timeout, Millis(1000));
+    let out = effective("", json!({"ttl": 1, "loop_wait": 1, "retry_timeout": 1}));
+    assert_eq!((out.ha.ttl, out.ha.loop_wait, out.ha.retry_timeout), (Millis(3000), Millis(1000), Millis(1000)));
+}
+
+#[test]
+fn the_watchdog_is_made_to_fit_the_lease() {
+    let fitted = |watchdog: &str, ttl: i64| {
+        let out = effective(&format!("watchdog: {watchdog}\n"), json!({"ttl": ttl, "loop_wait": 1, "retry_timeout": 1}));
+        (out.ha.watchdog.limit(out.ha.ttl, out.ha.loop_wait), out.watchdog.pretimeout, out.warnings.len())
+    };
+    assert_eq!(fitted("{}", 30), (Millis(10_000), None, 0));
+    assert_eq!(fitted("{}", 3), (Millis(1000), None, 0), "nobody wrote the margin of 5 s");
+    assert_eq!(fitted("{safety_margin: 4}", 4), (Millis(1000), None, 1));
+    assert_eq!(fitted("{safety_margin: 40, mode: off}", 30).2, 0);
+    assert_eq!(fitted("{hw_timeout: 14, pretimeout: 13}", 30), (Millis(14_000), Some(Millis(13_000)), 0));
+    assert_eq!(fitted("{hw_timeout: 15, pretimeout: 15}", 30), (Millis(14_500), None, 2));
 }
 
 #[test]

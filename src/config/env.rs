@@ -80,8 +80,9 @@ const GROUPS: &[Group] = &[
     group("RAFT_", "raft.", Shape::Text, &["data_dir", "self_addr", "password", "bind_addr", "min_timeout", "max_timeout", "connection_timeout", "append_entries_period", "connection_retry_time", "leader_fallback_timeout"]),
     group("RAFT_", "raft.", Shape::List, &["partner_addrs"]),
     // Patroni has none for these.
-    group("WATCHDOG_", "watchdog.", Shape::Text, &["mode", "device", "driver", "hw_timeout"]),
+    group("WATCHDOG_", "watchdog.", Shape::Text, &["mode", "device", "driver", "hw_timeout", "pretimeout"]),
     group("WATCHDOG_", "watchdog.", Shape::Int, &["safety_margin"]),
+    group("VIP_", "vip.", Shape::Text, &["address", "interface", "role", "lifetime", "on_conflict"]),
     group("", "", Shape::Map, &["tags"]),
     group("TAGS_", "tags.", Shape::Scalar, &["nofailover", "failover_priority", "nosync", "sync_priority", "clonefrom", "noloadbalance", "replicatefrom", "nostream"]),
 ];

@@ -220,11 +220,29 @@ fn render(tree: &Value) -> String {
             text.push_str(&block(name, value, "  "));
         }
     }
-    for name in ["postgresql", "watchdog", "tags"] {
+    section(&mut text, tree, "postgresql");
+    for (name, example) in [("watchdog", WATCHDOG), ("vip", VIP)] {
+        if tree.get(name).is_none() {
+            text.push_str(example);
+        }
         section(&mut text, tree, name);
     }
+    section(&mut text, tree, "tags");
     text
 }
+
+const WATCHDOG: &str = "
+# The hardware watchdog is used where there is one. `required` never leads without it.
+#watchdog:
+#  mode: automatic
+#  device: /dev/watchdog
+";
+const VIP: &str = "
+# An address that follows the leader. PostgreSQL must listen on it: `listen: '*:5432'`.
+#vip:
+#- address: 10.0.0.9
+#  interface: eth0
+";
 
 fn section(text: &mut String, tree: &Value, name: &str) {
     if let Some(value) = tree.get(name) {
@@ -258,6 +276,14 @@ mod tests {
             BTreeMap::from([("PATRONI_SCOPE".to_owned(), "on".to_owned()), ("PATRONI_ETCD3_HOSTS".to_owned(), "a:1,b:2".to_owned())]);
         let text = sample_config(&host(), &variables);
         let tree = yaml::parse(&text).unwrap().value;
+        let uncommented =
+            text.lines().map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') || rest.starts_with("  ")).unwrap_or(line));
+        let whole = yaml::parse(&uncommented.collect::<Vec<_>>().join("\n")).unwrap().value;
+        assert_eq!(
+            (&whole["watchdog"]["mode"], &whole["vip"][0]["interface"]),
+            (&json!("automatic"), &json!("eth0")),
+            "the examples are YAML"
+        );
         assert_eq!(tree["scope"], json!("on"), "quoted, or YAML 1.1 reads a boolean");
         assert_eq!(tree["etcd3"]["hosts"], json!(["a:1", "b:2"]));
         assert_eq!(tree["bootstrap"]["dcs"]["postgresql"]["parameters"]["wal_log_hints"], json!("on"));

@@ -1,6 +1,6 @@
 //! The one table of keys: path, type, default, whether it is used, one sentence. Everything that asks "is this key known?" asks here.
 
-use super::docs::Kind::{Any, Bool, Command, HostPort, Lines, List, Map, Options, Path, Secret, Section, Text};
+use super::docs::Kind::{Any, Bool, Command, Entries, HostPort, Lines, List, Map, Options, Path, Secret, Section, Text};
 use super::docs::{Key, Kind, Used};
 
 const MAX: i64 = i64::MAX;
@@ -23,6 +23,11 @@ const fn int(min: i64, max: i64) -> Kind {
 
 const fn unit(min: i64, unit: &'static str) -> Kind {
     Kind::Int { min, max: MAX, unit }
+}
+
+/// Seconds from 1 on, or one of the words. `off` may be YAML's false.
+const fn seconds_or(words: &'static [&'static str]) -> Kind {
+    Kind::SecondsOr { words }
 }
 
 const fn words(words: &'static [&'static str]) -> Kind {
@@ -70,8 +75,8 @@ pub const KEYS: &[Key] = &[
     key("restapi.keyfile", Path, "`certfile`", "Its key."),
     key("restapi.keyfile_password", Secret, "", "Password of the key."),
     key("restapi.cafile", Path, "", "CA for client certificates."),
-    off("restapi.ciphers", Text, "", Used::No("the TLS library chooses its suites"), "OpenSSL list of allowed suites."),
-    key("restapi.verify_client", words(&["none", "optional", "required"]), "none", "Whether clients need a certificate: for unsafe methods (optional) or always (required)."),
+    key("restapi.ciphers", Text, "", "OpenSSL list of allowed suites for TLS 1.2; those of TLS 1.3 are always there."),
+    key("restapi.verify_client", folded(&["none", "optional", "required"]), "none", "Whether clients need a certificate: for unsafe methods (optional) or always (required)."),
     key("restapi.allowlist", List, "everybody", "Hosts, addresses and networks that may call the unsafe methods."),
     key("restapi.allowlist_include_members", Bool, "false", "The members' addresses are allowed too."),
     key("restapi.http_extra_headers", Map, "", "Headers added to every answer."),
@@ -115,7 +120,6 @@ pub const KEYS: &[Key] = &[
     off("raft.{min_timeout,max_timeout,connection_timeout,append_entries_period,connection_retry_time,leader_fallback_timeout}", Any, "", LATER, "Timing."),
     off("{consul,zookeeper,exhibitor,kubernetes}", Map, "", STORE, "Another store."),
     off("citus", Map, "", Used::No("Citus is not supported"), "Citus groups."),
-    off("vip", Any, "", LATER, "Virtual addresses that follow the lease."),
 
     key("bootstrap", Section, "", "How a new cluster is made; not looked at once it exists."),
     key("bootstrap.dcs", Section, "", "The first dynamic configuration."),
@@ -167,11 +171,24 @@ pub const KEYS: &[Key] = &[
     off("postgresql.pg_rewind", Map, "", Used::No("write `authentication.rewind` and `use_pg_rewind`"), "Old place of the rewind user."),
 
     key("watchdog", Section, "", "The hardware watchdog."),
-    key("watchdog.mode", Any, "automatic", "off, automatic (used when it works) or required (never lead without it)."),
-    off("watchdog.device", Path, "/dev/watchdog", LATER, "The device."),
-    off("watchdog.safety_margin", int(-1, MAX), "5", LATER, "Seconds by which it fires before the lease ends; -1: half of `ttl`."),
-    off("watchdog.driver", words(&["default", "testing"]), "default", LATER, "Kind of the device."),
-    off("watchdog.hw_timeout", Any, "automatic", LATER, "Timeout of the device."),
+    key("watchdog.mode", Any, "automatic", "off, automatic (used when it works), required (never lead without it), or systemd (automatic with `driver: systemd`)."),
+    key("watchdog.device", Path, "/dev/watchdog", "The device. A change needs a restart of the agent."),
+    key("watchdog.safety_margin", int(-1, MAX), "5", "The chosen timeout of the device is at most `ttl` less so many seconds; -1: half of `ttl`. Not looked at with a `hw_timeout`."),
+    key("watchdog.driver", words(&["default", "testing", "systemd"]), "default", "Linux watchdog, Patroni's FIFO for tests, or pings to systemd instead of a device. A change needs a restart of the agent."),
+    key("watchdog.hw_timeout", seconds_or(&["automatic"]), "automatic", "Timeout of the device in seconds. It need not be near `ttl`: the device is fed only while it would fire before the lease ends. At most half of what `ttl` leaves after `loop_wait`; automatic: at most 10 s of that, and what `safety_margin` allows."),
+    key("watchdog.pretimeout", seconds_or(&["off"]), "off", "Seconds before the reset at which the kernel's pretimeout governor acts, where the device has that."),
+
+    key("vip", Entries, "", "Virtual addresses that follow the lease: a list of maps, or one map."),
+    key("vip.address", Text, "", "IPv4 or IPv6 address, with or without a prefix length; without one it is 32 or 128, which is right in almost every network."),
+    key("vip.interface", Text, "", "The network interface that carries it. VLAN, bridge and bond interfaces are fine."),
+    key("vip.role", folded(&["primary", "standby", "sync", "any-standby"]), "primary", "Who has it: the leader once PostgreSQL accepts writes; one streaming standby, or the leader where there is none; a synchronous standby; one streaming standby, never the leader."),
+    key("vip.lifetime", seconds_or(&["auto", "off"]), "auto", "When the kernel removes the address if the agent does not renew it: before the lease ends (auto), never (off), or after so many seconds."),
+    key("vip.on_conflict", folded(&["claim", "refuse"]), "claim", "When another box answers for the address: take it all the same and say so, or leave it."),
+    key("vip.announce", Section, "", "How the neighbours are told."),
+    key("vip.announce.interval", seconds_or(&["off"]), "30", "Pause between announcements while it is held, after those of the first seconds."),
+    key("vip.announce.gateway", Text, "", "The router that is asked from the address after each announcement, for routers that learn nothing from announcements. Without it that of the default route through the interface."),
+    key("vip.label", Text, "", "Label of an IPv4 address, `interface:word`, for tools that show addresses as aliases."),
+    key("vip.preferred", Bool, "false", "IPv6: new connections from this box may come from this address."),
 
     key("tags", Section, "", "What this member may do, and free labels."),
     key("tags.nofailover", Any, "false", "Never becomes leader."),
@@ -185,9 +202,9 @@ pub const KEYS: &[Key] = &[
     key("tags.*", Any, "", "Published as written."),
 
     key("dcs", Section, "", "Dynamic configuration."),
-    key("dcs.ttl", int(20, MAX), "30", "Length of the lease in seconds."),
+    key("dcs.ttl", int(3, MAX), "30", "Length of the lease in seconds. Below 20 is for clusters without Patroni members, which raise it to 20."),
     key("dcs.loop_wait", int(1, MAX), "10", "Longest pause between two cycles in seconds."),
-    key("dcs.retry_timeout", int(3, MAX), "10", "Budget for retries against store and PostgreSQL in seconds; loop_wait + 2·retry_timeout ≤ ttl."),
+    key("dcs.retry_timeout", int(1, MAX), "10", "Budget for retries against store and PostgreSQL in seconds; loop_wait + 2·retry_timeout ≤ ttl."),
     off("dcs.primary_race_backoff", SECONDS, "0", LATER, "A standby waits this long while WAL from the primary still comes in."),
     key("dcs.maximum_lag_on_failover", unit(0, "B"), "1048576", "A standby further behind cannot become leader."),
     key("dcs.maximum_lag_on_syncnode", unit(-1, "B"), "-1", "A synchronous standby further behind is replaced; off if not above 0."),

@@ -23,6 +23,8 @@ pub mod tags;
 pub mod types;
 pub mod units;
 mod validate;
+mod vip;
+mod watchdog;
 pub(crate) mod yaml;
 
 use std::collections::BTreeMap;
@@ -150,12 +152,25 @@ pub(crate) fn gather(path: Option<&Path>, env: &BTreeMap<String, String>) -> Sou
         let (file, message) = (path.map(Path::to_owned), "no such file or directory; the environment alone is used".to_owned());
         sources.found.push(Diagnostic { severity: Severity::Warning, file, line: None, key: String::new(), message });
     }
+    if from_env.value.contains_key("vip") {
+        only_vip_as_map(&mut sources.value);
+    }
     file::patch(&mut sources.value, from_env.value);
     sources.variables = from_env.variables;
     for (key, message) in from_env.problems {
         sources.found.push(Diagnostic { severity: Severity::Warning, file: None, line: None, key, message });
     }
     sources
+}
+
+/// `MASTIFF_VIP_*` are about one address: over a list of one they count for that one. A longer list is replaced.
+fn only_vip_as_map(tree: &mut Map<String, Value>) {
+    if let Some(Value::Array(items)) = tree.get("vip") {
+        if let [only @ Value::Object(_)] = items.as_slice() {
+            let only = only.clone();
+            tree.insert("vip".to_owned(), only);
+        }
+    }
 }
 
 impl Config {
@@ -174,6 +189,11 @@ impl Config {
             ("name", self.name != new.name),
             ("namespace", self.namespace != new.namespace),
             ("postgresql.data_dir", data_dir(self) != data_dir(new)),
+            // An armed device must not be let go of by a reload.
+            ("watchdog.device", self.watchdog_device.device != new.watchdog_device.device),
+            ("watchdog.driver", self.watchdog_device.driver != new.watchdog_device.driver),
+            ("watchdog.pretimeout", self.watchdog_device.pretimeout != new.watchdog_device.pretimeout),
+            // Their sockets are opened while the privileges are there.
         ];
         pairs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

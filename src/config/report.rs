@@ -14,9 +14,11 @@ use super::dump::to_yaml;
 use super::file::Sources;
 use super::lines::dotted;
 use super::read::Reader;
+use super::types::WatchdogDriver;
 use super::units::{hosts_and_port, parse_int};
 use super::validate::{etcd, validate};
-use super::{gather, redacted, sort, Diagnostic, Severity};
+use super::{gather, redacted, sort, vip, watchdog, Diagnostic, Severity};
+use crate::ha::config::WatchdogMode;
 
 /// Addresses that nobody else can connect to.
 const UNREACHABLE: [&str; 6] = ["127.0.0.1", "0.0.0.0", "*", "::1", "::", "localhost"];
@@ -142,6 +144,7 @@ impl More<'_> {
             self.say(Severity::Error, "postgresql.data_dir", why);
         }
         self.programs(env);
+        self.fences();
         let store = ["etcd3", "etcd"].into_iter().find_map(|name| Some((name, self.root.map(name)?)));
         if let Some((name, section)) = store {
             for endpoint in etcd(Reader(Some(section))).0.endpoints {
@@ -151,6 +154,44 @@ impl More<'_> {
                     self.say(Severity::Warning, name, format!("{address} is not reachable"));
                 }
             }
+        }
+    }
+
+    /// The watchdog's device, where the file speaks of it, and what virtual addresses need. Nothing is opened: that would arm a watchdog.
+    fn fences(&mut self) {
+        let section = self.root.section("watchdog");
+        let (config, settings, _) = watchdog::read(section);
+        if section.0.is_some() && config.mode != WatchdogMode::Off && settings.driver != WatchdogDriver::Systemd {
+            let severity = if config.mode == WatchdogMode::Required { Severity::Error } else { Severity::Warning };
+            let device = settings.device.display();
+            match rustix::fs::access(&settings.device, rustix::fs::Access::WRITE_OK) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::NOENT) => {
+                    let why = format!("there is no {device}: load the driver of the box's watchdog, or softdog, or set mode to off");
+                    self.say(severity, "watchdog.device", why);
+                }
+                Err(error) => {
+                    let why = format!("{device} cannot be written to by this user ({error}): give it the right by a udev rule");
+                    self.say(severity, "watchdog.device", why);
+                }
+            }
+        }
+        let entries = vip::entries(self.root.get("vip"));
+        for (path, map) in &entries {
+            let Some(name) = Reader(Some(map)).text("interface").filter(|name| vip::is_interface_name(name)) else { continue };
+            if !Path::new("/sys/class/net").join(&name).exists() {
+                let why = format!("there is no interface '{name}' on this box; it has {}", interfaces());
+                let path = [path.clone(), dotted("interface")].concat();
+                self.found.push(self.sources.diagnostic(Severity::Error, &path, why));
+            }
+        }
+        let missing = missing_capabilities();
+        if !entries.is_empty() && !missing.is_empty() {
+            let why = format!(
+                "this process has no {}; the agent needs it: run it with AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW in its unit",
+                missing.join(" and no ")
+            );
+            self.say(Severity::Warning, "vip", why);
         }
     }
 
@@ -174,6 +215,21 @@ impl More<'_> {
             }
         }
     }
+}
+
+fn interfaces() -> String {
+    let Ok(entries) = std::fs::read_dir("/sys/class/net") else { return "none that can be seen".to_owned() };
+    let mut names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names.join(", ")
+}
+
+/// Of those for addresses and raw sockets (capabilities(7)), what this process does not have.
+fn missing_capabilities() -> Vec<&'static str> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    let has = |bit: u32| mask.is_none_or(|mask| mask >> bit & 1 == 1);
+    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW")].into_iter().filter(|(bit, _)| !has(*bit)).map(|(_, name)| name).collect()
 }
 
 fn is_executable(path: &Path) -> bool {

@@ -1,11 +1,15 @@
 //! The validated static configuration. One struct for each section of the file; every value is checked and defaulted.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::ha::config::{HaConfig, WatchdogMode};
+use crate::ha::config::{HaConfig, WatchdogConfig};
+use crate::ha::fence::VipRole;
+use crate::ha::types::Millis;
 
 /// A secret that never reaches a log: its `Debug` prints stars.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -57,8 +61,12 @@ pub struct Config {
     pub postgresql: PostgresStatic,
     /// `bootstrap`.
     pub bootstrap: BootstrapConfig,
-    /// `watchdog.mode`.
-    pub watchdog_mode: WatchdogMode,
+    /// `watchdog`: what decisions depend on, before `ttl` is known. [`HaConfig::watchdog`] is the same.
+    pub watchdog: WatchdogConfig,
+    /// `watchdog`: the device.
+    pub watchdog_device: WatchdogSettings,
+    /// `vip`, in the order of the file.
+    pub vip: Vec<VipSettings>,
     /// `tags`, as published.
     pub tags: Map<String, Value>,
     /// The whole merged document (file and environment), for `--print` and for keys that later features use.
@@ -103,10 +111,12 @@ pub struct RestConfig {
     pub connect_address: HostPort,
     /// `authentication`.
     pub authentication: Option<(String, Secret)>,
-    /// `certfile`, `keyfile`, `keyfile_password`, `cafile`, `ciphers`, `verify_client`.
+    /// `certfile`, `keyfile`, `keyfile_password`; `None`: plain HTTP.
     pub tls: Option<TlsIdentity>,
     /// `cafile`.
     pub cafile: Option<PathBuf>,
+    /// `ciphers`, in OpenSSL's form.
+    pub ciphers: Option<String>,
     /// `verify_client`: `none`, `optional` or `required`.
     pub verify_client: String,
     /// `allowlist`; `None`: everybody.
@@ -133,7 +143,7 @@ pub struct TlsIdentity {
 }
 
 /// `ctl`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CtlConfig {
     /// `authentication`, or that of `restapi`.
     pub authentication: Option<(String, Secret)>,
@@ -267,6 +277,85 @@ pub struct PgUser {
     pub options: BTreeMap<String, String>,
 }
 
+/// `watchdog`: what only the part that works with the device needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchdogSettings {
+    /// `device`. Without meaning for [`WatchdogDriver::Systemd`].
+    pub device: PathBuf,
+    /// `driver`, or [`WatchdogDriver::Systemd`] for `mode: systemd`.
+    pub driver: WatchdogDriver,
+    /// `pretimeout`: how long before the reset the kernel's pretimeout governor acts. `None`: off. In whole seconds.
+    pub pretimeout: Option<Millis>,
+}
+
+impl Default for WatchdogSettings {
+    fn default() -> WatchdogSettings {
+        WatchdogSettings { device: PathBuf::from("/dev/watchdog"), driver: WatchdogDriver::Linux, pretimeout: None }
+    }
+}
+
+/// `watchdog.driver`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchdogDriver {
+    /// `default`: the Linux watchdog API.
+    #[default]
+    Linux,
+    /// `testing`: Patroni's protocol on a FIFO, for tests. It resets nothing.
+    Testing,
+    /// `systemd`, or `mode: systemd`: no device. PID 1 is pinged, and its unit's `WatchdogSec=` and `FailureAction=` do the rest.
+    Systemd,
+}
+
+/// One virtual address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipSettings {
+    /// `address`, without the prefix. No address is there twice.
+    pub address: IpAddr,
+    /// Prefix length: 32 or 128 where `address` has none. Then the address stands for itself; with the subnet's own prefix it is lost
+    /// together with the interface's first address where `promote_secondaries` is 0.
+    pub prefix: u8,
+    /// `interface`: 1 to 15 characters. Whether it exists is not known here.
+    pub interface: String,
+    /// `role`.
+    pub role: VipRole,
+    /// `lifetime`.
+    pub lifetime: VipLifetime,
+    /// `on_conflict`.
+    pub on_conflict: OnConflict,
+    /// `announce.interval`: the pause between two announcements while the address is held, after the first burst. `None`: off, only
+    /// the burst.
+    pub announce_interval: Option<Millis>,
+    /// `announce.gateway`: asked from the address after each announcement, so that a router learns it that ignores announcements.
+    /// Of the address's family. `None`: that of the default route.
+    pub gateway: Option<IpAddr>,
+    /// `label`, IPv4 only: the interface's name, or that with `:` and a word; at most 15 characters.
+    pub label: Option<String>,
+    /// `preferred`: the kernel may take an IPv6 address as the source of new connections (a preferred lifetime above 0).
+    pub preferred: bool,
+}
+
+/// `vip.lifetime`: when the kernel removes the address by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VipLifetime {
+    /// `auto`: before the lease ends.
+    #[default]
+    Auto,
+    /// `off`: never. Only the agent and the guard remove it.
+    Off,
+    /// So many seconds after each renewal.
+    Seconds(NonZeroU32),
+}
+
+/// `vip.on_conflict`: somebody else answers for the address when it is to be added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// `claim`: add it, announce it until the other is silent, and say so.
+    #[default]
+    Claim,
+    /// `refuse`: do not add it where the other is not a member of this cluster.
+    Refuse,
+}
+
 /// Static and dynamic configuration together.
 #[derive(Clone, Debug)]
 pub struct Effective {
@@ -274,6 +363,10 @@ pub struct Effective {
     pub ha: HaConfig,
     /// For the PostgreSQL side.
     pub postgres: PostgresConfig,
+    /// For the watchdog.
+    pub watchdog: WatchdogSettings,
+    /// For the virtual addresses. [`HaConfig::vip_roles`] is made of them.
+    pub vip: Vec<VipSettings>,
     /// Corrections that were made (timing rules, ignored keys), for the log.
     pub warnings: Vec<String>,
 }

@@ -1,5 +1,7 @@
 //! Values as Patroni reads them: booleans, integers with units, host and port.
 
+use std::num::NonZeroU32;
+
 use serde_json::Value;
 
 use super::types::HostPort;
@@ -111,6 +113,29 @@ fn unit_scale(unit: &str) -> Option<(f64, UnitKind)> {
         "d" => time(86_400_000.0),
         _ => None,
     }
+}
+
+/// Seconds from 1 on, or one of `words` (in any case; `false` is `off`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondsOr {
+    /// Seconds.
+    Seconds(NonZeroU32),
+    /// The word, as it stands in the list.
+    Word(&'static str),
+}
+
+/// Reads a value that is a number of seconds (a unit is allowed) or one of `words`. `None`: neither.
+#[must_use]
+pub fn seconds_or(value: &Value, words: &[&'static str]) -> Option<SecondsOr> {
+    let text = match value {
+        Value::Bool(false) => Some("off"),
+        value => value.as_str(),
+    };
+    if let Some(word) = text.and_then(|text| words.iter().find(|word| word.eq_ignore_ascii_case(text.trim()))) {
+        return Some(SecondsOr::Word(word));
+    }
+    let seconds = parse_int(value, "s").and_then(|seconds| u32::try_from(seconds).ok())?;
+    NonZeroU32::new(seconds).map(SecondsOr::Seconds)
 }
 
 /// Text of a scalar; numbers are accepted where text is expected, booleans are not.

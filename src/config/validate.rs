@@ -8,10 +8,12 @@ use super::file::Sources;
 use super::lines::dotted;
 use super::read::{options, Reader};
 use super::tags;
-use super::types::{BootstrapConfig, Config, CtlConfig, EtcdConfig, HostPort, LogConfig, PostgresStatic, RestConfig};
+use super::types::{
+    BootstrapConfig, Config, CtlConfig, EtcdConfig, HostPort, LogConfig, PostgresStatic, RestConfig, VipSettings, WatchdogSettings,
+};
 use super::units::{as_list, as_text, host_port, hosts_and_port};
-use super::{Diagnostic, Severity};
-use crate::ha::config::WatchdogMode;
+use super::{vip, watchdog, Diagnostic, Severity};
+use crate::ha::config::WatchdogConfig;
 
 /// Stores that Patroni knows and this agent does not.
 const OTHER_STORES: [&str; 4] = ["consul", "zookeeper", "exhibitor", "kubernetes"];
@@ -34,6 +36,8 @@ pub(crate) fn validate(sources: &Sources, env: &BTreeMap<String, String>) -> (Co
     let section = build.postgresql(&name, env);
     let bootstrap = build.bootstrap();
     build.tags();
+    let (watchdog, watchdog_device) = build.watchdog();
+    let vip = build.vip();
     let config = Config {
         scope,
         name,
@@ -44,7 +48,9 @@ pub(crate) fn validate(sources: &Sources, env: &BTreeMap<String, String>) -> (Co
         etcd,
         postgresql: PostgresStatic { section },
         bootstrap,
-        watchdog_mode: build.watchdog_mode(),
+        watchdog,
+        watchdog_device,
+        vip,
         tags: tags::published(build.root.section("tags").0),
         raw: Value::Object(sources.value.clone()),
     };
@@ -111,7 +117,7 @@ impl Build<'_> {
         };
         let connect_address = self.connect_address("restapi", listen.as_ref());
         let tls = rest.identity();
-        if tls.is_none() && rest.text("verify_client").is_some_and(|verify| verify != "none") {
+        if tls.is_none() && rest.text("verify_client").is_some_and(|verify| !verify.eq_ignore_ascii_case("none")) {
             self.say(
                 Severity::Warning,
                 "restapi.verify_client",
@@ -128,7 +134,8 @@ impl Build<'_> {
             authentication: rest.login("authentication"),
             tls,
             cafile: rest.path("cafile"),
-            verify_client: rest.text("verify_client").unwrap_or_else(|| "none".to_owned()),
+            ciphers: rest.text("ciphers"),
+            verify_client: rest.text("verify_client").map_or_else(|| "none".to_owned(), |verify| verify.to_ascii_lowercase()),
             allowlist: rest.list("allowlist").filter(|list| !list.is_empty()),
             allowlist_include_members: rest.flag("allowlist_include_members").unwrap_or(false),
             extra_headers: extra_headers(headers),
@@ -273,21 +280,18 @@ impl Build<'_> {
         }
     }
 
-    fn watchdog_mode(&mut self) -> WatchdogMode {
-        let mode = match self.root.section("watchdog").get("mode") {
-            None => return WatchdogMode::Automatic,
-            Some(Value::Bool(false)) => return WatchdogMode::Off,
-            Some(value) => as_text(value).unwrap_or_default().to_lowercase(),
-        };
-        match mode.as_str() {
-            "require" | "required" => WatchdogMode::Required,
-            "auto" | "automatic" => WatchdogMode::Automatic,
-            "off" | "disable" | "disabled" | "false" => WatchdogMode::Off,
-            _ => {
-                self.say(Severity::Warning, "watchdog.mode", "is not off, automatic or required; the watchdog is not used");
-                WatchdogMode::Off
-            }
+    fn watchdog(&mut self) -> (WatchdogConfig, WatchdogSettings) {
+        let (config, device, found) = watchdog::read(self.root.section("watchdog"));
+        for (severity, key, message) in found {
+            self.say(severity, &format!("watchdog.{key}"), message);
         }
+        (config, device)
+    }
+
+    fn vip(&mut self) -> Vec<VipSettings> {
+        let (list, found) = vip::read(self.root);
+        self.found.extend(found.into_iter().map(|(severity, path, message)| self.sources.diagnostic(severity, &path, message)));
+        list
     }
 }
 

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::config::HaConfig;
+use super::fence::{Guard, VipRole, Watchdog};
 use super::input::{Progress, RestartRequest};
-use super::lease::{KickPermit, LeaseHeld, PostgresStopped, PromotePermit};
+use super::lease::{GuardOrder, KickPermit, LeaseHeld, PostgresStopped, PromotePermit, Unfenced};
 use super::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, SystemId, Timeline};
 use super::view::{ClusterView, DcsHealth, FailoverRequest, HistoryEntry, NodeView};
 
@@ -75,6 +76,8 @@ pub enum Action {
     },
     /// The hardware watchdog.
     Watchdog(WatchdogAction),
+    /// The guard process.
+    Guard(GuardAction),
     /// The virtual IP.
     Vip(VipAction),
     /// Run the configured callback, if there is one.
@@ -340,29 +343,49 @@ pub enum WipeReason {
     HalfMade,
 }
 
-/// The hardware watchdog.
+/// The hardware watchdog. Each order but a kick is answered with [`super::input::Input::Watchdog`]; a kick only when it fails.
 #[derive(Debug)]
 pub enum WatchdogAction {
-    /// Open it and set this timeout.
+    /// Look at the device without opening it; take it over if it counts already (an earlier life of the agent armed it).
+    Look {
+        /// The longest timeout that it may have.
+        limit: Millis,
+    },
+    /// Open it and set the longest timeout that it can do within the limit.
     Arm {
-        /// Timeout.
-        timeout: Millis,
+        /// The longest timeout that it may have.
+        limit: Millis,
     },
     /// Feed it.
     Kick(KickPermit),
     /// Magic close.
-    Disarm(PostgresStopped),
+    Disarm(Unfenced),
+}
+
+/// The guard process. Each order is answered with [`super::input::Input::Guard`].
+#[derive(Debug)]
+pub enum GuardAction {
+    /// Kill at that time, unless a later order comes. Starts the guard if it does not run.
+    Watch(GuardOrder),
+    /// Watch nothing.
+    Disarm(Unfenced),
 }
 
 /// The virtual IP.
 #[derive(Debug)]
 pub enum VipAction {
-    /// Configure it and announce it.
-    Add(LeaseHeld),
-    /// Remove it and end the sessions that use it.
-    Remove,
-    /// Announce it again.
-    Announce(LeaseHeld),
+    /// Configure the addresses of this role and announce them, or renew their lifetime.
+    Hold {
+        /// Which.
+        role: VipRole,
+        /// Until when they may stay.
+        lease: LeaseHeld,
+    },
+    /// Remove them and end the sessions that use them.
+    Drop {
+        /// Which.
+        role: VipRole,
+    },
 }
 
 /// An answer to an operator: HTTP status and body.
@@ -424,4 +447,10 @@ pub struct Snapshot {
     pub failsafe_active: bool,
     /// Timeline on display.
     pub timeline: Option<Timeline>,
+    /// The hardware watchdog.
+    pub watchdog: Watchdog,
+    /// The guard process.
+    pub guard: Guard,
+    /// Roles whose virtual IPs are held.
+    pub vips: Vec<VipRole>,
 }

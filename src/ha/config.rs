@@ -1,7 +1,10 @@
 //! What the core is configured with: validated, in the core's own types. Built by `crate::config` from files, environment and store.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
+use super::fence::VipRole;
 use super::types::{MemberName, Millis};
 use super::view::Tags;
 
@@ -64,10 +67,12 @@ pub struct HaConfig {
     pub agent: String,
     /// Initial dynamic configuration (`bootstrap.dcs` or the cache file), written where `/config` is missing.
     pub initial_dynamic: Option<Value>,
-    /// The watchdog's part.
-    pub watchdog: WatchdogMode,
-    /// A virtual IP is configured.
-    pub has_vip: bool,
+    /// The watchdog.
+    pub watchdog: WatchdogConfig,
+    /// A guard process stands behind the agent.
+    pub guard: bool,
+    /// Roles for which a virtual IP is configured.
+    pub vip_roles: BTreeSet<VipRole>,
     /// This cluster is a standby cluster: its leader follows a remote primary.
     pub standby_cluster: bool,
     /// Replica methods that work without a leader exist.
@@ -117,8 +122,9 @@ impl HaConfig {
             version: "4.1.5".to_owned(),
             agent: concat!("mastiff ", env!("CARGO_PKG_VERSION")).to_owned(),
             initial_dynamic: None,
-            watchdog: WatchdogMode::Off,
-            has_vip: false,
+            watchdog: WatchdogConfig::default(),
+            guard: false,
+            vip_roles: BTreeSet::new(),
             standby_cluster: false,
             can_clone_without_leader: false,
             custom_bootstrap: false,
@@ -136,6 +142,35 @@ pub enum SyncMode {
     On,
     /// Quorum commit (`ANY n`).
     Quorum,
+}
+
+/// The part of the `watchdog` section that decisions depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchdogConfig {
+    /// `mode`.
+    pub mode: WatchdogMode,
+    /// `hw_timeout`; `None`: chosen.
+    pub hw_timeout: Option<Millis>,
+    /// `safety_margin`: the device's timeout is at most `ttl` less this; `None` (-1 in the file): at most half of `ttl`.
+    pub safety_margin: Option<Millis>,
+}
+
+impl Default for WatchdogConfig {
+    fn default() -> WatchdogConfig {
+        WatchdogConfig { mode: WatchdogMode::Off, hw_timeout: None, safety_margin: Some(Millis::from_secs(5)) }
+    }
+}
+
+impl WatchdogConfig {
+    /// The longest timeout that the device may have. A shorter one leaves more of the lease for renewals: the device is fed as long as it
+    /// would bite before the lease deadline, so it need not cover the lease, and 10 s are plenty.
+    #[must_use]
+    pub fn limit(&self, ttl: Millis, loop_wait: Millis) -> Millis {
+        let margin = self.safety_margin.map_or(Millis(ttl.0 / 2), |margin| ttl.saturating_sub(margin));
+        let half = Millis(ttl.saturating_sub(loop_wait.min(Millis(ttl.0 / 3))).0 / 2);
+        let longest = margin.min(half).min(Millis(10_000));
+        self.hw_timeout.unwrap_or(longest).min(half).max(Millis(1_000))
+    }
 }
 
 /// `watchdog.mode`.

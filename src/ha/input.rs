@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::action::Task;
 use super::config::HaConfig;
+use super::fence::{GuardReport, WatchdogReport};
 use super::types::{Instant, JobId, LeaseId, MemberName, Millis, ReplyId, RequestId, Revision, WallTime};
 use super::view::{ClusterView, NodeView, PeersView, UpstreamHistory};
 
@@ -79,6 +80,15 @@ pub enum Input {
     WallClock(WallTime),
     /// A signal.
     Signal(Signal),
+    /// The hardware watchdog.
+    Watchdog(WatchdogReport),
+    /// The guard process.
+    Guard(GuardReport),
+    /// The interface of a primary's virtual IP lost its carrier or is down, or has it back.
+    Carrier {
+        /// It is lost.
+        lost: bool,
+    },
     /// Boot clock and monotonic clock moved apart: the machine was suspended.
     ClockJumped {
         /// For how long.

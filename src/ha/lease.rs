@@ -1,12 +1,14 @@
 //! The timing rules of the lease, all of them. Nothing else in the core compares times to decide who may write.
 //!
 //! - The lease counts from when the acknowledged renewal was *sent*, shortened by what two clocks may drift apart.
-//! - A primary that cannot renew begins to stop [`LeaseClock::stop_at`] and is killed at [`LeaseClock::fence_at`], both before the deadline.
+//! - A primary that cannot renew begins to stop at [`LeaseClock::stop_at`] and is killed at [`LeaseClock::fence_at`] by the agent, at
+//!   [`LeaseClock::guard_at`] by the guard process, all before the deadline. A watchdog that was kicked with a permit bites before it, too.
 //! - Promotion, a watchdog kick and the virtual IP need a permit, and a permit needs time left.
 //! - Another member can hold the lease only after the *store* let ours expire, which is later than our deadline.
 
+use super::decide::JobKind;
 use super::types::{Instant, LeaseId, Millis};
-use super::view::{NodeView, PgState, Role};
+use super::view::{ClusterView, NodeView, PgState, Role};
 
 /// What our lease is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,18 @@ impl LeaseClock {
         self.deadline() - Millis((self.ttl.0 / 20).clamp(250, 1_000))
     }
 
+    /// When the guard process kills what the agent did not. What is left of the deadline is enough for it, see [`GUARD_KILL_AFTER`].
+    #[must_use]
+    pub fn guard_at(&self) -> Instant {
+        self.deadline() - Millis((self.ttl.0 / 40).clamp(150, 500))
+    }
+
+    /// The order for the guard: kill at [`LeaseClock::guard_at`].
+    #[must_use]
+    pub fn guard_order(&self) -> GuardOrder {
+        GuardOrder { kill_at: self.guard_at(), kill_after: GUARD_KILL_AFTER }
+    }
+
     /// Proof that the lease is ours at `now`, for the virtual IP.
     #[must_use]
     pub fn held(&self, now: Instant) -> Option<LeaseHeld> {
@@ -47,13 +61,19 @@ impl LeaseClock {
     /// Permission to make PostgreSQL writable: only while no stop would be due.
     #[must_use]
     pub fn promote_permit(&self, now: Instant) -> Option<PromotePermit> {
-        (now < self.stop_at()).then(|| PromotePermit { until: self.deadline() })
+        (now < self.stop_at()).then(|| PromotePermit { until: self.fence_at() })
+    }
+
+    /// The last moment at which a watchdog with this timeout may be fed.
+    #[must_use]
+    pub fn last_kick(&self, timeout: Millis) -> Instant {
+        self.deadline() - timeout
     }
 
     /// Permission to feed a watchdog that bites `timeout` after the kick: only while it would bite before the deadline.
     #[must_use]
     pub fn kick_permit(&self, now: Instant, timeout: Millis) -> Option<KickPermit> {
-        (now + timeout <= self.deadline()).then(|| KickPermit { until: self.deadline() })
+        (now <= self.last_kick(timeout)).then_some(KickPermit(()))
     }
 }
 
@@ -78,24 +98,96 @@ pub struct PromotePermit {
 }
 
 impl PromotePermit {
-    /// The lease deadline: a promotion that is not done by then must not happen any more.
+    /// A promotion or start that was not begun by then must not begin any more: from [`LeaseClock::fence_at`] on PostgreSQL is killed, and what
+    /// began before that the guard finds at [`LeaseClock::guard_at`].
     #[must_use]
     pub fn until(&self) -> Instant {
         self.until
     }
 }
 
-/// The watchdog may be fed. Only [`LeaseClock`] makes one.
+/// The watchdog may be fed: it bites before the lease deadline, or there is nothing to fence.
 #[derive(Debug, PartialEq, Eq)]
-pub struct KickPermit {
-    until: Instant,
+pub struct KickPermit(());
+
+/// When the guard kills. Only [`LeaseClock`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuardOrder {
+    kill_at: Instant,
+    kill_after: Millis,
 }
 
-impl KickPermit {
-    /// The lease deadline.
+impl GuardOrder {
+    /// SIGQUIT to the postmaster at this time (boot clock).
     #[must_use]
-    pub fn until(&self) -> Instant {
-        self.until
+    pub fn kill_at(&self) -> Instant {
+        self.kill_at
+    }
+
+    /// SIGKILL to all that is left after this.
+    #[must_use]
+    pub fn kill_after(&self) -> Millis {
+        self.kill_after
+    }
+}
+
+/// The guard's SIGQUIT becomes SIGKILL after this. Together with a pause of the scheduler it must fit between
+/// [`LeaseClock::guard_at`] and the deadline for the shortest lease.
+const GUARD_KILL_AFTER: Millis = Millis(75);
+
+/// Why a fence may be taken away.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unfenced {
+    /// There is nothing to fence.
+    Stopped(PostgresStopped),
+    /// The operator wants hands off.
+    Paused(PauseSeen),
+}
+
+impl Unfenced {
+    /// A device that cannot be disarmed is fed as long as this holds.
+    #[must_use]
+    pub fn kick_permit(&self) -> KickPermit {
+        KickPermit(())
+    }
+}
+
+/// PostgreSQL cannot write and nobody told it to change that. Less than [`PostgresStopped`]: it may be starting, or silent. Enough to feed a
+/// watchdog that cannot be disarmed, on a standby that needs its time; not enough to give a key or a fence away.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoWriter(());
+
+impl NoWriter {
+    /// The proof, if `node` shows it and was observed after `not_before`. A signal file is removed before PostgreSQL opens for writes.
+    #[must_use]
+    pub fn observe(node: &NodeView, not_before: Instant) -> Option<NoWriter> {
+        let recovers = matches!(node.pg, PgState::Starting { as_standby: true, .. } | PgState::Unresponsive { as_standby: true });
+        let stopped = PostgresStopped::observe(node, not_before).is_some();
+        (stopped || (recovers && node.observed_at >= not_before)).then_some(NoWriter(()))
+    }
+
+    /// While one of our own jobs fills or removes the data directory: it is refused where a postmaster lives.
+    #[must_use]
+    pub fn by_job(kind: JobKind) -> Option<NoWriter> {
+        matches!(kind, JobKind::Copy | JobKind::Rewind | JobKind::Remove).then_some(NoWriter(()))
+    }
+
+    /// A device that cannot be disarmed is fed as long as this holds.
+    #[must_use]
+    pub fn kick_permit(&self) -> KickPermit {
+        KickPermit(())
+    }
+}
+
+/// The cluster is paused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PauseSeen(());
+
+impl PauseSeen {
+    /// The proof, if the store said so.
+    #[must_use]
+    pub fn observe(cluster: &ClusterView) -> Option<PauseSeen> {
+        cluster.is_paused().then_some(PauseSeen(()))
     }
 }
 
@@ -118,7 +210,7 @@ impl PostgresStopped {
 
 #[cfg(test)]
 mod tests {
-    use super::{LeaseClock, PostgresStopped};
+    use super::{LeaseClock, NoWriter, PostgresStopped};
     use crate::ha::types::{Instant, LeaseId, Millis};
     use crate::ha::view::{NodeView, PgState};
 
@@ -132,7 +224,9 @@ mod tests {
             let lease = lease(ttl);
             assert!(lease.sent_at < lease.stop_at(), "ttl {ttl}");
             assert!(lease.stop_at() < lease.fence_at(), "ttl {ttl}");
-            assert!(lease.fence_at() < lease.deadline(), "ttl {ttl}");
+            assert!(lease.fence_at() < lease.guard_at(), "ttl {ttl}");
+            let order = lease.guard_order();
+            assert!(order.kill_at() + order.kill_after() + Millis(50) < lease.deadline(), "ttl {ttl}");
             assert!(lease.deadline() < lease.sent_at + lease.ttl, "ttl {ttl}");
         }
     }
@@ -161,5 +255,9 @@ mod tests {
         assert!(PostgresStopped::observe(&node, Instant(11)).is_none());
         let silent = NodeView { observed_at: Instant(10), pg: PgState::Unresponsive { as_standby: true } };
         assert!(PostgresStopped::observe(&silent, Instant(0)).is_none());
+        assert!(NoWriter::observe(&silent, Instant(10)).is_some());
+        assert!(NoWriter::observe(&silent, Instant(11)).is_none());
+        let writes = NodeView { observed_at: Instant(10), pg: PgState::Unresponsive { as_standby: false } };
+        assert!(NoWriter::observe(&writes, Instant(0)).is_none());
     }
 }

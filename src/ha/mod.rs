@@ -9,6 +9,7 @@ pub mod action;
 pub mod config;
 pub mod decide;
 pub mod election;
+pub mod fence;
 pub mod input;
 pub mod lease;
 pub mod machine;

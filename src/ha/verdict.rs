@@ -106,6 +106,12 @@ pub enum Verdict {
     KeepingKey,
     /// A promotion did not end in time: PostgreSQL is stopped before anybody else may lead.
     PromotionFailed,
+    /// `watchdog.mode: required`, and there is none that works: no race.
+    NoWatchdog,
+    /// The same while leading.
+    DemotingNoWatchdog,
+    /// The cable of the virtual IP's interface is out, and somebody else can lead.
+    DemotingNoCarrier,
     /// Orderly end of the agent.
     Stopping,
     /// In pause, with the sentence of the situation.
@@ -205,6 +211,9 @@ impl Verdict {
             Verdict::PromotionFailed => "stopping PostgreSQL because its promotion did not end in time",
             Verdict::WaitingForSuccessor => "waiting until a standby has received all WAL",
             Verdict::KeepingKey => "leader key is not released: no other member has received all WAL",
+            Verdict::NoWatchdog => "following a different leader because the required watchdog is not usable",
+            Verdict::DemotingNoWatchdog => "Demoting self because watchdog could not be activated",
+            Verdict::DemotingNoCarrier => "handing over because the network of the virtual IP is down here",
             Verdict::PausedDown => "PAUSE: postgres is not running",
             Verdict::PausedPrimaryWithoutKey => "PAUSE: continue to run as primary without lock",
             _ => "",

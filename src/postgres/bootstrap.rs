@@ -83,7 +83,7 @@ async fn initdb(shared: &Shared, config: &PostgresConfig, end: Instant) -> Resul
     let lines = config.bootstrap.pg_hba.clone();
     let for_hba = config.clone();
     off_loop(move || conf::append_hba(&for_hba, &parameters, &lines).map_err(|error| Error::Unusable(error.to_string()))).await?;
-    start_as(shared, config, &Standing::Primary, end, || Ok(())).await?;
+    start_as(shared, config, &Standing::Primary, end, None).await?;
     let link = connect(config, end).await?;
     finish(config, &link).await
 }
@@ -168,7 +168,7 @@ async fn custom(shared: &Shared, config: &PostgresConfig, words: &[String], end:
     // The restored cluster has its own passwords and access rules: ours hold until the roles are set.
     let mut open = config.clone();
     open.pg_hba = Some(bootstrap_hba(config));
-    start_as(shared, &open, &standing, end, || Ok(())).await?;
+    start_as(shared, &open, &standing, end, None).await?;
     let link = connect(&open, end).await?;
     out_of_recovery(&link, end).await?;
     finish(config, &link).await?;
@@ -224,7 +224,7 @@ async fn settle(shared: &Shared, config: &PostgresConfig, end: Instant) -> Resul
         shared.warn_once("no pg_hba is configured: after a custom bootstrap only local connections are allowed");
     }
     stop::stop(shared, StopMode::Fast, true, None).await?;
-    start_as(shared, config, &Standing::Primary, end, || Ok(())).await?;
+    start_as(shared, config, &Standing::Primary, end, None).await?;
     connect(config, end).await.map(drop)
 }
 

@@ -18,7 +18,7 @@ use super::{postmaster, program, Shared};
 use crate::clock;
 use crate::config::types::PostgresConfig;
 use crate::ha::action::{StartAs, StopMode};
-use crate::ha::types::Millis;
+use crate::ha::types::{Instant as BootInstant, Millis};
 
 /// Pause between two looks at `postmaster.pid` while it starts.
 const POLL: Duration = Duration::from_millis(4);
@@ -29,13 +29,25 @@ const ORPHAN_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) async fn start(shared: &Shared, role: &StartAs, deadline: Millis) -> Result<(), Error> {
     permitted(role)?;
     let standing = Standing::of(role);
-    start_as(shared, &shared.config(), &standing, Instant::now() + deadline.to_std(), || permitted(role)).await.map(|_| ())
+    start_as(shared, &shared.config(), &standing, Instant::now() + deadline.to_std(), until(role)).await.map(|_| ())
+}
+
+/// The last moment of a start, on the boot clock.
+fn until(role: &StartAs) -> Option<BootInstant> {
+    match role {
+        StartAs::Primary(permit) => Some(permit.until()),
+        StartAs::Standby(_) => None,
+    }
 }
 
 /// Making PostgreSQL writable needs a lease that has not run out.
 fn permitted(role: &StartAs) -> Result<(), Error> {
-    match role {
-        StartAs::Primary(permit) if clock::now() >= permit.until() => Err(Error::NoPermit),
+    in_time(until(role))
+}
+
+fn in_time(until: Option<BootInstant>) -> Result<(), Error> {
+    match until {
+        Some(until) if clock::now() >= until => Err(Error::NoPermit),
         _ => Ok(()),
     }
 }
@@ -49,16 +61,16 @@ pub(crate) async fn restart(shared: &Shared, role: &StartAs, deadline: Millis) -
         Err(_) => return Err(Error::Timeout { what: "the stop for a restart", after_ms: deadline.0 }),
     }
     permitted(role)?;
-    start_as(shared, &shared.config(), &Standing::of(role), Instant::now() + left(), || permitted(role)).await.map(|_| ())
+    start_as(shared, &shared.config(), &Standing::of(role), Instant::now() + left(), until(role)).await.map(|_| ())
 }
 
-/// Starts PostgreSQL in a standing; `permitted` is asked again right before. Returns the postmaster's process id.
+/// Starts PostgreSQL in a standing, but not from `until` on. Returns the postmaster's process id.
 pub(crate) async fn start_as(
     shared: &Shared,
     config: &PostgresConfig,
     standing: &Standing,
     end: Instant,
-    permitted: impl Fn() -> Result<(), Error>,
+    until: Option<BootInstant>,
 ) -> Result<i32, Error> {
     shared.learn_parameters().await;
     let named = vacant(config)?.or_else(|| dead_socket_owner(config));
@@ -75,9 +87,9 @@ pub(crate) async fn start_as(
         let config = config.clone();
         off_loop(move || plan.write(&config)).await?;
     }
-    permitted()?;
+    in_time(until)?;
     shared.drop_link().await;
-    let pid = launch(shared, config, &args, named)?;
+    let pid = launch(shared, config, &args, named, until)?;
     log::info!("postmaster pid={pid}");
     wait_until_alive(config, pid, end, &args).await?;
     shared.saw_postmaster(pid);
@@ -106,9 +118,13 @@ fn dead_socket_owner(config: &PostgresConfig) -> Option<i32> {
     directories.split(',').filter_map(owner).find(|pid| postmaster::start_ticks(*pid).is_none())
 }
 
-fn launch(shared: &Shared, config: &PostgresConfig, args: &[String], named: Option<i32>) -> Result<i32, Error> {
+fn launch(shared: &Shared, config: &PostgresConfig, args: &[String], named: Option<i32>, until: Option<BootInstant>) -> Result<i32, Error> {
     let program = resolved(config);
-    let launch = Launch { launcher: &shared.launcher, program: &program, args, ignore_pid: named.and_then(|pid| u32::try_from(pid).ok()) };
+    // Relative paths mean the agent's directory.
+    let inside =
+        [&config.data_dir, &config.config_dir, &program].iter().all(|path| path.is_absolute()).then_some(config.data_dir.as_path());
+    let ignore_pid = named.and_then(|pid| u32::try_from(pid).ok());
+    let launch = Launch { launcher: &shared.launcher, program: &program, args, ignore_pid, inside, until };
     let pid = launch.run()?;
     i32::try_from(pid).map_err(|_| Error::Unusable(format!("the launcher reported the process id {pid}")))
 }

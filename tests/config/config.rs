@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mastiff::config::report::{validate_config, Options};
-use mastiff::config::{dump, load, load_ctl, Config, Diagnostic, Effective, Loaded};
-use mastiff::ha::config::{SyncMode, WatchdogMode};
+use mastiff::config::types::{OnConflict, VipLifetime, VipSettings, WatchdogDriver, WatchdogSettings};
+use mastiff::config::{dump, load, load_ctl, reference_markdown, Config, Diagnostic, Effective, Loaded};
+use mastiff::ha::config::{SyncMode, WatchdogConfig, WatchdogMode};
+use mastiff::ha::fence::VipRole;
 use mastiff::ha::types::Millis;
 use serde_json::json;
 
@@ -121,7 +123,7 @@ fn anchors_merges_and_text_for_everything() {
     assert!(config.restapi.allowlist_include_members && config.ctl.insecure && config.restapi.request_queue_size == 7);
     assert_eq!(config.etcd.unwrap().endpoints, ["https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"]);
     assert_eq!((config.log.mode, config.log.file_size, config.log.deduplicate_heartbeat_logs), (Some(0o640), 1_000_000, false));
-    assert_eq!(config.watchdog_mode, WatchdogMode::Off);
+    assert_eq!(config.watchdog.mode, WatchdogMode::Off);
     let published = r#"{"clonefrom":1,"failover_priority":"2","nofailover":false,"nosync":"true","rack":false,"zone":3}"#;
     assert_eq!(serde_json::to_string(&config.tags).unwrap(), published);
     let pg = &effective.postgres;
@@ -154,7 +156,7 @@ fn a_directory_is_one_configuration() {
 fn variables_alone_and_over_a_file() {
     let (config, effective) = effective("environment.env");
     assert_eq!(config.etcd.as_ref().unwrap().endpoints, ["http://10.0.0.1:2379", "http://10.0.0.2:2379"]);
-    assert_eq!((config.log.level, config.watchdog_mode), (log::LevelFilter::Error, WatchdogMode::Required));
+    assert_eq!((config.log.level, config.watchdog.mode), (log::LevelFilter::Error, WatchdogMode::Required));
     assert!(effective.ha.tags.nofailover && !effective.ha.may_bootstrap);
     assert_eq!(effective.postgres.replication.options["sslmode"], "verify-full");
 
@@ -171,7 +173,7 @@ fn variables_alone_and_over_a_file() {
 
 #[test]
 fn nothing_that_is_cut_or_bent_panics() {
-    let text = std::fs::read_to_string(folder("good/anchors.yml")).unwrap();
+    let texts = ["good/anchors.yml", "good/vip.yml"].map(|name| std::fs::read_to_string(folder(name)).unwrap());
     let mut count = 0_u32;
     let mut load_text = |text: &str| {
         let env = BTreeMap::from([("PATRONI_CONFIGURATION".to_owned(), text.to_owned())]);
@@ -184,32 +186,34 @@ fn nothing_that_is_cut_or_bent_panics() {
             let _ = validate_config(None, &env, Options::default());
         }
     };
-    for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
-        load_text(&text[..end]);
-    }
-    // Each value in turn becomes something else.
-    let names: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#') && line.contains(": ")).collect();
-    for line in names {
-        for value in [
-            "[]",
-            "{}",
-            "5",
-            "-1",
-            "x",
-            "true",
-            "~",
-            "'",
-            "1e308",
-            "[[1]]",
-            "{a: {b: c}}",
-            "99999999999999999999",
-            "é",
-            "<<",
-            "::::",
-            "%zz://@",
-        ] {
-            let key = line.split(": ").next().unwrap();
-            load_text(&text.replacen(line, &format!("{key}: {value}"), 1));
+    for text in &texts {
+        for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
+            load_text(&text[..end]);
+        }
+        // Each value in turn becomes something else.
+        let names: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#') && line.contains(": ")).collect();
+        for line in names {
+            for value in [
+                "[]",
+                "{}",
+                "5",
+                "-1",
+                "x",
+                "true",
+                "~",
+                "'",
+                "1e308",
+                "[[1]]",
+                "{a: {b: c}}",
+                "99999999999999999999",
+                "é",
+                "<<",
+                "::::",
+                "%zz://@",
+            ] {
+                let key = line.split(": ").next().unwrap();
+                load_text(&text.replacen(line, &format!("{key}: {value}"), 1));
+            }
         }
     }
 }
@@ -247,6 +251,7 @@ fn validation_looks_at_the_machine() {
     let file = directory.path().join("mastiff.yml");
     let text = format!(
         "scope: s\nname: n\nrestapi: {{listen: '127.0.0.1:{port}', connect_address: 'h:1'}}\netcd3: {{host: '127.0.0.1:{port}'}}\n\
+         watchdog: {{mode: required, device: /nowhere/watchdog}}\nvip: [{{address: 10.0.0.9, interface: lo}}, {{address: 10.0.0.8, interface: no-such}}]\n\
          postgresql: {{listen: '127.0.0.1:1', connect_address: 'h:1', data_dir: {}, bin_dir: /nowhere, authentication: {{replication: {{username: r}}}}}}\n",
         data.display()
     );
@@ -256,6 +261,11 @@ fn validation_looks_at_the_machine() {
     assert!(text.contains(&format!("restapi.listen: Port {port} is already in use.")), "{text}");
     assert!(text.contains("doesn't look like a valid data directory") && text.contains("'/nowhere' does not exist"), "{text}");
     assert!(!text.contains("not reachable"), "{text}");
+    assert!(text.contains("error: watchdog.device: there is no /nowhere/watchdog"), "{text}");
+    assert!(
+        text.contains("error: vip.1.interface: there is no interface 'no-such' on this box; it has ") && !text.contains("'lo'"),
+        "{text}"
+    );
     let text = validate_config(Some(&file), &home(), Options { ignore_listen_port: true, ..look }).text();
     assert!(!text.contains("in use"), "{text}");
 }
@@ -266,4 +276,126 @@ fn the_command_reads_any_of_them() {
         let settings = load_ctl(Some(path), &Environment::new()).unwrap();
         assert!(settings.etcd.is_some() && settings.scope.is_some(), "{}", path.display());
     }
+}
+
+#[test]
+fn watchdog_and_addresses_with_every_key() {
+    let (config, effective) = effective("vip.yml");
+    let watchdog = WatchdogConfig { mode: WatchdogMode::Required, hw_timeout: Some(Millis(8000)), safety_margin: None };
+    assert_eq!((config.watchdog, effective.ha.watchdog), (watchdog, watchdog));
+    let device = WatchdogSettings { device: "/dev/watchdog1".into(), driver: WatchdogDriver::Linux, pretimeout: Some(Millis(2000)) };
+    assert_eq!(effective.watchdog, device);
+    assert_eq!(effective.ha.vip_roles, [VipRole::Primary, VipRole::Standby, VipRole::Sync, VipRole::AnyStandby].into());
+    let plain = VipSettings {
+        address: "10.0.0.9".parse().unwrap(),
+        prefix: 32,
+        interface: "eth0".to_owned(),
+        role: VipRole::Primary,
+        lifetime: VipLifetime::Auto,
+        on_conflict: OnConflict::Claim,
+        announce_interval: Some(Millis(30_000)),
+        gateway: None,
+        label: None,
+        preferred: false,
+    };
+    let expected = [
+        plain.clone(),
+        VipSettings {
+            address: "10.0.0.10".parse().unwrap(),
+            prefix: 24,
+            role: VipRole::Standby,
+            lifetime: VipLifetime::Off,
+            on_conflict: OnConflict::Refuse,
+            label: Some("eth0:ro".to_owned()),
+            preferred: true,
+            ..plain.clone()
+        },
+        VipSettings {
+            address: "fd00::9".parse().unwrap(),
+            prefix: 128,
+            interface: "br-lan.100".to_owned(),
+            role: VipRole::AnyStandby,
+            lifetime: VipLifetime::Seconds(12.try_into().unwrap()),
+            announce_interval: None,
+            gateway: Some("fd00::1".parse().unwrap()),
+            ..plain.clone()
+        },
+        VipSettings {
+            address: "fd00::a".parse().unwrap(),
+            prefix: 64,
+            interface: "bond0".to_owned(),
+            role: VipRole::Sync,
+            announce_interval: Some(Millis(60_000)),
+            ..plain.clone()
+        },
+    ];
+    assert_eq!(effective.vip, expected);
+    assert_eq!(effective.vip, config.vip);
+
+    let (_, effective) = self::effective("watchdog-systemd.yml");
+    assert_eq!((effective.ha.watchdog.mode, effective.watchdog.driver), (WatchdogMode::Automatic, WatchdogDriver::Systemd));
+    assert_eq!(effective.vip, [plain], "one map is a list of one");
+    let (config, effective) = self::effective("n1.yml");
+    assert_eq!((config.watchdog.safety_margin, effective.watchdog), (Some(Millis(5000)), WatchdogSettings::default()));
+    assert!(effective.vip.is_empty() && effective.ha.vip_roles.is_empty());
+}
+
+#[test]
+fn variables_speak_of_one_address() {
+    let (_, effective) = effective("environment.env");
+    assert_eq!((effective.ha.watchdog.safety_margin, effective.watchdog.device.as_path()), (None, Path::new("/dev/watchdog1")));
+    let vip = &effective.vip[0];
+    assert_eq!((vip.address.to_string(), vip.prefix, vip.interface.as_str(), vip.role), ("10.0.0.9".into(), 24, "eth0", VipRole::Standby));
+    assert_eq!((vip.lifetime, vip.on_conflict, effective.vip.len()), (VipLifetime::Off, OnConflict::Refuse, 1));
+
+    // Over one address of a file they count key by key, longer lists they replace.
+    let with = |file: &str, pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load(Some(file.as_ref()), &pairs.chain(home()).collect())
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("one.yml");
+    let text = std::fs::read_to_string(folder("good/n1.yml")).unwrap();
+    std::fs::write(&file, format!("{text}\nvip: [{{address: 10.0.0.7, interface: eth0, role: sync}}]\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let vip = with(file, &[("MASTIFF_VIP_INTERFACE", "eth7")]).unwrap().config.vip;
+    assert_eq!((vip[0].address.to_string(), vip[0].interface.as_str(), vip[0].role), ("10.0.0.7".into(), "eth7", VipRole::Sync));
+    let four = folder("good/vip.yml");
+    let found = with(four.to_str().unwrap(), &[("MASTIFF_VIP_INTERFACE", "eth7")]).unwrap_err();
+    assert!(lines(&found).contains("error: vip.address: missing; write the virtual address"), "{}", lines(&found));
+    let found = with(file, &[("MASTIFF_VIP_ADDRESS", "10.0.0.9/40")]).unwrap_err();
+    let expected =
+        "error: vip.address: the prefix length after the slash must be a number from 1 to 32, not '40' (set by MASTIFF_VIP_ADDRESS)\n";
+    assert_eq!(lines(&found), expected);
+}
+
+#[test]
+fn a_reload_says_what_needs_a_restart() {
+    let old = good("vip.yml").config;
+    let mut new = old.clone();
+    (new.watchdog.mode, new.watchdog.hw_timeout, new.watchdog.safety_margin) = (WatchdogMode::Off, None, None);
+    assert!(old.needs_restart(&new).is_empty());
+    new.vip.pop();
+    assert_eq!(old.needs_restart(&new), Vec::<&str>::new());
+    let other = good("watchdog-systemd.yml").config;
+    assert_eq!(old.needs_restart(&other), ["watchdog.device", "watchdog.driver", "watchdog.pretimeout"]);
+}
+
+/// The printed tables are those of the code; what stands above them is written by hand. UPDATE_GOLDEN=1 writes the tables.
+#[test]
+fn the_reference_is_generated() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let first = "\n## top level\n";
+    let (head, _) = text.split_once(first).unwrap();
+    let reference = reference_markdown();
+    let (_, tables) = reference.split_once(first).unwrap();
+    let whole = format!("{head}{first}{tables}");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &whole).unwrap();
+    }
+    assert!(
+        text == whole || std::env::var_os("UPDATE_GOLDEN").is_some(),
+        "UPDATE_GOLDEN=1 cargo test --test config writes the tables anew"
+    );
 }

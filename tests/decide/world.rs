@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use mastiff::ha::config::HaConfig;
+use mastiff::ha::config::{HaConfig, WatchdogMode};
 use mastiff::ha::decide::JobKind;
 use mastiff::ha::decide::{samples, BootstrapStep, Facts, Memory, Reinitialize, RunningJob, UpstreamAnswer};
+use mastiff::ha::fence::Watchdog;
 use mastiff::ha::input::RestartRequest;
 use mastiff::ha::lease::LeaseClock;
 use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, Revision, SystemId, Timeline, WallTime};
@@ -230,6 +231,14 @@ impl World {
                 }
             }
             "reinitialize" => memory.reinitialize = Some(Reinitialize { from_leader: value == "leader", wiped: false }),
+            "watchdog" => {
+                memory.watchdog = match value {
+                    "unusable" => Watchdog::Unusable("there is none".to_owned()),
+                    "armed" => Watchdog::Armed { timeout: Millis(10_000), stoppable: true },
+                    other => panic!("unknown watchdog {other}"),
+                }
+            }
+            "no_carrier" => memory.carrier_lost_at = Some(NOW - duration(value)),
             "restart" => memory.restart = Some(RestartRequest::default()),
             "job" => {
                 memory.job = Some(RunningJob { id: JobId(1), name: "clone", kind: JobKind::Copy, started_at: NOW, cancelled: false });
@@ -252,6 +261,8 @@ impl World {
             "check_timeline" => config.check_timeline = true,
             "no_bootstrap" => config.may_bootstrap = false,
             "no_slots" => config.use_slots = false,
+            "watchdog_required" => config.watchdog.mode = WatchdogMode::Required,
+            "watchdog_automatic" => config.watchdog.mode = WatchdogMode::Automatic,
             _ => return false,
         }
         true
@@ -286,7 +297,7 @@ fn postgres(value: &str) -> PgState {
     }
 }
 
-/// `n2:standby@100/1`, `n2:primary@100/1`, `n2:-`, `n2:nofailover@100/1`, `n2:priority2@100/1`.
+/// `n2:standby@100/1`, `n2:primary@100/1`, `n2:-`, `n2:nofailover@100/1`, `n2:priority2@100/1`, `n2:no_watchdog@100/1`.
 fn peer(text: &str) -> (MemberName, Option<PeerStatus>) {
     let (who, what) = text.split_once(':').expect("name:status");
     let Some((kind, at)) = what.split_once('@') else { return (name(who), None) };
@@ -297,7 +308,8 @@ fn peer(text: &str) -> (MemberName, Option<PeerStatus>) {
         "priority2" => tags.failover_priority = 2,
         _ => {}
     }
-    let status = PeerStatus { in_recovery: kind != "primary", position: lsn, timeline: Some(timeline), tags, ..PeerStatus::default() };
+    let watchdog_failed = kind == "no_watchdog";
+    let status = PeerStatus { watchdog_failed, in_recovery: kind != "primary", position: lsn, timeline: Some(timeline), tags, ..PeerStatus::default() };
     (name(who), Some(status))
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use mastiff::ha::action::Snapshot;
 use mastiff::ha::config::{HaConfig, SyncMode};
+use mastiff::ha::fence::{Guard, Watchdog};
 use mastiff::ha::types::{Instant, LeaseId, Lsn, MemberName, Millis, Revision, SystemId, Timeline, WallTime};
 use mastiff::ha::view::{
     ClusterStatus, ClusterView, DcsHealth, FailoverRequest, HistoryEntry, Initialize, LeaderEntry, Member, NodeView, PgRunning, PgState,
@@ -161,6 +162,9 @@ impl Scene {
             scheduled_restart: None,
             failsafe_active: false,
             timeline: Some(Timeline(self.timeline)),
+            watchdog: Watchdog::Unknown,
+            guard: Guard::Absent,
+            vips: Vec::new(),
         }
     }
 

@@ -95,6 +95,7 @@ class Box:
         self.agent = None
         self.etcd = None
         self.power = True
+        self.capable = True
         self.changes = {}
         self.env = {}
         os.makedirs(self.sock)
@@ -132,6 +133,19 @@ class Box:
         state = process_state(pid)
         return pid if state and "postgres" in state[1] else None
 
+    def postgres_pids(self):
+        """Every process of PostgreSQL in the box: the postmaster first, then its children, also orphaned ones."""
+        found = [(pid, state) for pid in net.pids(self.namespace) if (state := process_state(pid))]
+        return [pid for pid, (_, words) in found if words.startswith((f"{PG_BIN}/postgres ", "postgres: "))]
+
+    def guard(self):
+        """Pid of the agent's guard process or None."""
+        for pid in net.pids(self.namespace):
+            state = process_state(pid)
+            if state and " guard mastiff-guard-" in state[1]:
+                return pid
+        return None
+
     def in_recovery(self):
         """True, False, or None when it does not say."""
         return {"t": True, "f": False}.get(self.value("select pg_is_in_recovery()"))
@@ -157,8 +171,7 @@ class Box:
                 "pgpass": os.path.join(self.dir, "pgpass"),
                 "pg_hba": [
                     "local all all trust",
-                    "host lab lab 10.77.0.0/24 trust",
-                    "host postgres lab 10.77.0.0/24 trust",
+                    *[f"host {base} lab {net} trust" for net in ("10.77.0.0/24", *self.cluster.vip_nets) for base in ("lab", "postgres")],
                     "host all all 0.0.0.0/0 md5",
                     "host replication replicator 0.0.0.0/0 md5",
                 ],
@@ -174,6 +187,10 @@ class Box:
             "watchdog": {"mode": "off"},
             "log": {"level": "INFO"},
         }
+        if cluster.vips and self.agent_kind == "mastiff":
+            tree["vip"] = cluster.vips
+        if any(":" in vip["address"] for vip in cluster.vips):
+            tree["postgresql"]["listen"] = "*:5432"
         for path, value in list(cluster.changes.items()) + list(self.changes.items()):
             put(tree, path, value)
         return tree
@@ -205,8 +222,9 @@ class Box:
         if not os.path.exists(self.config_file) or not self.cluster.by_hand.get(self.name):
             self.write_config()
         self.log_mark = os.path.getsize(self.log) if os.path.exists(self.log) else 0
+        caps = "+net_admin,+net_raw" if self.cluster.vips and self.capable else None
         self.agent = self.cluster.spawn(self.name, self.cluster.program(self.agent_kind) + [self.config_file],
-                                        log=self.log, user="postgres", cwd=self.dir, env=self.env)
+                                        log=self.log, user="postgres", cwd=self.dir, env=self.env, caps=caps)
 
     def log_text(self, since_start=False):
         """What agent (and PostgreSQL) said."""
@@ -231,7 +249,7 @@ class Cluster:
 
     count = 0
 
-    def __init__(self, size=3, agents="patroni", dcs=None, changes=None):
+    def __init__(self, size=3, agents="patroni", dcs=None, changes=None, vips=(), networks=1):
         Cluster.count += 1
         self.prefix = f"{net.PREFIX}{os.getpid()}{string.ascii_lowercase[(Cluster.count - 1) % 26]}"
         base = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
@@ -251,19 +269,24 @@ class Cluster:
         self.changes = dict(changes or {})
         self.by_hand = {}
         self.exits = {}
+        self.off = {}
         self.pending = b""
-        self.writer_pid = None
+        self.writers = []
+        self.vips = list(vips)
+        self.vip_nets = ["10.78.0.0/24", "fd77::/64", "fd78::/64"] if self.vips else []
         self.programs = {}
         self.journal = os.path.join(self.dir, "writer.log")
         self.nursery = subprocess.Popen([PYTHON, os.path.join(HERE, "nursery.py"), self.prefix, self.dir],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        self.switch = net.Switch(self.prefix, [f"n{i}" for i in range(1, size + 1)])
+        self.switch = net.Switch(self.prefix, [f"n{i}" for i in range(1, size + 1)], networks)
         self.boxes = collections.OrderedDict()
         for index in range(1, size + 1):
             box = Box(self, index)
             self.boxes[box.name] = box
         for box, kind in zip(self.boxes.values(), _kinds(agents, size)):
             box.agent_kind = kind
+        if self.vips:
+            self.watch_vips()
 
     # --- processes ---------------------------------------------------------
 
@@ -289,11 +312,12 @@ class Cluster:
         os.chmod(target, 0o755)
         return [target]
 
-    def spawn(self, box, argv, log, user=None, cwd=None, env=None):
-        """Starts a program in a box; returns its pid."""
+    def spawn(self, box, argv, log, user=None, cwd=None, env=None, caps=None):
+        """Starts a program in a box; returns its pid. `caps`: ambient capabilities, as setpriv(1) wants them."""
         prefix = ["/usr/bin/nsenter", f"--net=/run/netns/{self.switch.ns(box)}", "--"]
         if user:
-            prefix += ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
+            lent = [f"--inh-caps={caps}", f"--ambient-caps={caps}"] if caps else []
+            prefix += ["/usr/bin/setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *lent, "--"]
         home = pwd.getpwnam(user).pw_dir if user else "/root"
         full = {"PATH": f"/usr/local/bin:/usr/bin:/bin:{PG_BIN}", "HOME": home, "LANG": "C.UTF-8", "USER": user or "root"}
         full.update(env or {})
@@ -442,13 +466,32 @@ class Cluster:
 
     # --- clients -----------------------------------------------------------
 
-    def start_writer(self, table="lab", pause_ms=5, sources=("app",)):
-        """Starts the writers: `app` walks all hosts, `remote` and `local` are one probe per box."""
+    def _table(self, table):
+        """Makes the table of the writers and their user."""
         leader = self.wait("a leader for the writer", self.leader, 30)
         leader.sql("do $$ begin if not exists (select from pg_roles where rolname = 'lab') then create role lab login; end if; end $$;"
                    f" create table if not exists {table} (src text, id bigint, at timestamptz default clock_timestamp(), primary key (src, id));"
-                   f" grant all on {table} to lab", deadline=5)
+                   f" grant all on {table} to lab; grant pg_read_all_settings to lab", deadline=5)
         self.table = table
+
+    def watch_vips(self):
+        """Starts the watch over the addresses."""
+        self.watch = os.path.join(self.dir, "vip.log")
+        addresses = ",".join(vip["address"].split("/")[0] for vip in self.vips)
+        boxes = [f"{box.name}={box.namespace}" for box in self.boxes.values()]
+        self.spawn("cl", [PYTHON, "-B", os.path.join(HERE, "vipwatch.py"), self.watch, addresses, *boxes],
+                   log=os.path.join(self.dir, "watch.err"))
+
+    def start_vip_writer(self, address, table="lab", pause_ms=2):
+        """Starts the client of a virtual address, which also looks into every box."""
+        self._table(table)
+        boxes = [f"{box.name}={box.sock}" for box in self.boxes.values()]
+        self.writers.append(self.spawn("cl", [PYTHON, "-B", os.path.join(HERE, "vipclient.py"), self.journal, table, str(pause_ms), address, *boxes],
+                                       log=os.path.join(self.dir, "vipclient.err")))
+
+    def start_writer(self, table="lab", pause_ms=5, sources=("app",)):
+        """Starts the writers: `app` walks all hosts, `remote` and `local` are one probe per box."""
+        self._table(table)
         arguments = []
         if "app" in sources:
             arguments.append("app=" + ",".join(box.address for box in self.boxes.values()))
@@ -457,14 +500,15 @@ class Cluster:
                 arguments.append(f"remote-{box.name}={box.address}")
             if "local" in sources:
                 arguments.append(f"local-{box.name}={box.sock}")
-        self.writer_pid = self.spawn("cl", [PYTHON, os.path.join(HERE, "writer.py"), self.journal, table, str(pause_ms), *arguments],
-                                     log=os.path.join(self.dir, "writer.err"))
+        self.writers.append(self.spawn("cl", [PYTHON, os.path.join(HERE, "writer.py"), self.journal, table, str(pause_ms), *arguments],
+                                       log=os.path.join(self.dir, "writer.err")))
 
     def stop_writer(self):
         """Ends the writers; their notes stay."""
-        if self.writer_pid and self.alive(self.writer_pid):
-            os.kill(self.writer_pid, signal.SIGKILL)
-        self.writer_pid = None
+        for pid in self.writers:
+            if self.alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.writers = []
 
     def names(self):
         """Addresses and socket directories to box names."""
@@ -481,13 +525,23 @@ class Cluster:
         self.switch.unplug(box.name)
         self.switch.kill(box.name)
         box.power = False
+        self.off.setdefault(box.name, []).append((now(), float("inf")))
 
     def power_on(self, box):
         """Cable, etcd, agent, in that order, as a boot would."""
+        self.boot(box)
+        box.start_agent()
+
+    def boot(self, box):
+        """Cable and etcd. No virtual address outlives a loss of power."""
+        for vip in self.vips:
+            for device in range(self.switch.networks):
+                net.ip("-n", box.namespace, "addr", "flush", "dev", f"eth{device}", "to", vip["address"].split("/")[0], check=False)
+        if box.name in self.off:
+            self.off[box.name][-1] = (self.off[box.name][-1][0], now())
         self.switch.heal(box.name)
         box.power = True
         box.start_etcd()
-        box.start_agent()
 
     def close(self):
         """Everything away. The nursery does it, also when this is never called."""

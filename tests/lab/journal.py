@@ -56,3 +56,14 @@ def overlaps(acks):
 def missing(acks, present, source="app"):
     """Acknowledged rows of a source that are not among the numbers present."""
     return [a for a in acks if a.source == source and a.number not in present]
+
+
+def states(path):
+    """[(t, box, primary|standby|down)]: what the looks into the boxes saw."""
+    found = []
+    with open(path) as file:
+        for line in file:
+            part = line.split()
+            if part and part[0] == "S" and line.endswith("\n"):
+                found.append((float(part[3]), part[1], part[5]))
+    return found

@@ -1,13 +1,15 @@
-"""Runs the scenarios: `lab.py [-k PATTERN] [--agent mastiff|patroni|mixed] [-j N] [FILE...]`.
+"""Runs the scenarios: `lab.py [-k PATTERN] [--agent mastiff|patroni|mixed] [-j N] [--repeat N] [FILE...]`.
 
 The closing line is `N passed, N failed` (skipped ones are named above it).
 """
 import argparse
 import glob
+import json
 import os
 import re
 import signal
 import sys
+import tempfile
 import time
 import traceback
 
@@ -24,6 +26,7 @@ def arguments():
     parser.add_argument("--agent", choices=("mastiff", "patroni", "mixed"), default="mastiff")
     parser.add_argument("-j", type=int, default=1, help="how many at a time")
     parser.add_argument("-v", action="store_true", help="print every command with its time")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each scenario N times and print a table")
     parser.add_argument("--list", help="a file with the scenarios to run, one a line: NAME [AGENT]")
     parser.add_argument("--logs", help="directory to keep the logs of failed scenarios in")
     parser.add_argument("--help-language", action="store_true", help="the commands of the scenario language")
@@ -50,7 +53,7 @@ def planned(path, agent):
 
 
 def one(case, options):
-    """Runs one scenario in this process; True when it held."""
+    """Runs one scenario in this process; whether it held, and its notes."""
     began = cluster.now()
     story = []
 
@@ -64,7 +67,7 @@ def one(case, options):
         run.execute()
         took = cluster.now() - began
         print(f"ok      {case.name:28} {case.agent:8} {took:6.1f}s  {', '.join(run.notes)}", flush=True)
-        return True
+        return True, run.notes
     except BaseException as error:
         took = cluster.now() - began
         text = str(error) if isinstance(error, cluster.LabError) else "".join(traceback.format_exception(error))
@@ -74,7 +77,7 @@ def one(case, options):
             keep(run, os.path.join(options.logs, case.name))
         if isinstance(error, KeyboardInterrupt):
             raise
-        return False
+        return False, run.notes
     finally:
         run.close()
 
@@ -88,15 +91,18 @@ def keep(run, directory):
                 target.write(source.read())
 
 
-def child(case, options):
-    """Runs a scenario in a process of its own (its own prefix); returns the pid."""
+def child(case, options, results):
+    """Runs a scenario in a process of its own (its own prefix); returns the pid. Its notes are appended to the file `results`."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-            code = 0 if one(case, options) else 1
+            held, notes = one(case, options)
+            code = 0 if held else 1
+            results.write(json.dumps([case.name, case.agent, held, notes]) + "\n")
+            results.flush()
         except BaseException:
             code = 130
         finally:
@@ -105,14 +111,14 @@ def child(case, options):
     return pid
 
 
-def all_of(cases, options):
+def all_of(cases, options, results):
     """Runs all, `-j` at a time; returns the names that failed."""
     waiting, running, failed = list(cases), {}, []
     try:
         while waiting or running:
             while waiting and len(running) < options.j:
                 case = waiting.pop(0)
-                running[child(case, options)] = case.name
+                running[child(case, options, results)] = case.name
             pid, status = os.wait()
             if pid in running:
                 name = running.pop(pid)
@@ -125,6 +131,22 @@ def all_of(cases, options):
             os.waitpid(pid, 0)
         raise
     return failed
+
+
+def table(results):
+    """One line a scenario: how often it held, and the range of every number it noted (`gap 1.23s`)."""
+    results.seek(0)
+    rows = {}
+    for name, agent, held, notes in map(json.loads, results):
+        row = rows.setdefault((name, agent), {"runs": 0, "held": 0, "values": {}})
+        row["runs"] += 1
+        row["held"] += held
+        for word, value in re.findall(r"([a-z]+) (-?[\d.]+)s", ", ".join(notes)):
+            row["values"].setdefault(word, []).append(float(value))
+    print(f"{'scenario':28} {'agent':8} held      lowest … highest of what was measured, seconds")
+    for (name, agent), row in sorted(rows.items()):
+        ranges = [f"{word} {min(values):.2f} … {max(values):.2f}" for word, values in row["values"].items()]
+        print(f"{name:28} {agent:8} {row['held']:2} of {row['runs']:2}  {', '.join(ranges)}")
 
 
 def main():
@@ -144,8 +166,12 @@ def main():
         print(f"skipped {case.name:28} {case.agent:8}          {case.skips[options.agent]}")
     cases = [c for c in cases if c not in skipped]
     began = time.monotonic()
-    failed = all_of(cases, options)
-    print(f"{time.monotonic() - began:.0f} s" + (f", failed: {' '.join(sorted(failed))}" if failed else ""))
+    cases = [case for case in cases for _ in range(options.repeat)]
+    with tempfile.TemporaryFile("a+") as results:
+        failed = all_of(cases, options, results)
+        if options.repeat > 1:
+            table(results)
+    print(f"{time.monotonic() - began:.0f} s" + (f", failed: {' '.join(sorted(set(failed)))}" if failed else ""))
     print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 

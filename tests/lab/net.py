@@ -35,14 +35,19 @@ def enter(path):
         os.close(fd)
 
 
+def home():
+    """Moves the calling thread back to where the process began."""
+    if _libc.setns(_HOME, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "setns home")
+
+
 def socket_in(namespace):
     """A TCP socket that lives in the namespace, usable from anywhere. Not for several threads at once."""
     enter(f"/run/netns/{namespace}")
     try:
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     finally:
-        if _libc.setns(_HOME, CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), "setns home")
+        home()
 
 
 def pids(namespace):
@@ -51,18 +56,24 @@ def pids(namespace):
 
 
 class Switch:
-    """The bridge and its ports. Addresses: box k has 10.77.0.k, the client 10.77.0.100."""
+    """The bridge and its ports. Addresses: box k has 10.77.0.k and fd77::k, the client 10.77.0.100 and fd77::100.
 
-    def __init__(self, prefix, names):
+    With two networks there is a second bridge of 10.78.0.0/24 and fd78::/64 for eth1 in each box.
+    """
+
+    def __init__(self, prefix, names, networks=1):
         self.prefix = prefix
         self.sw = f"{prefix}-sw"
         self.names = list(names)
+        self.networks = networks
         self._namespace("sw")
-        ip("-n", self.sw, "link", "add", "br0", "type", "bridge", "forward_delay", "0")
-        ip("-n", self.sw, "link", "set", "br0", "up")
-        for index, name in enumerate(self.names, 1):
-            self._port(name, f"10.77.0.{index}")
-        self._port("cl", "10.77.0.100")
+        for name in [*self.names, "cl"]:
+            self._namespace(name)
+        for number in range(networks):
+            ip("-n", self.sw, "link", "add", f"br{number}", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
+            ip("-n", self.sw, "link", "set", f"br{number}", "up")
+            for index, name in enumerate([*self.names, "cl"], 1):
+                self._port(name, number, 100 if name == "cl" else index)
 
     def ns(self, name):
         """The namespace of a box."""
@@ -72,24 +83,36 @@ class Switch:
         ip("netns", "add", self.ns(name))
         ip("-n", self.ns(name), "link", "set", "lo", "up")
 
-    def _port(self, name, address):
-        self._namespace(name)
-        ip("-n", self.sw, "link", "add", f"p-{name}", "type", "veth", "peer", "name", "eth0", "netns", self.ns(name))
-        ip("-n", self.sw, "link", "set", f"p-{name}", "master", "br0", "up")
-        ip("-n", self.ns(name), "addr", "add", f"{address}/24", "dev", "eth0")
-        ip("-n", self.ns(name), "link", "set", "eth0", "up")
+    @staticmethod
+    def port(name, number):
+        """The switch's end of a cable."""
+        return f"p-{name}" if number == 0 else f"q-{name}"
 
-    def unplug(self, name):
-        """The cable is pulled: the box sees that its carrier is gone."""
-        ip("-n", self.sw, "link", "set", f"p-{name}", "down")
+    def _port(self, name, number, host):
+        port, device = self.port(name, number), f"eth{number}"
+        ip("-n", self.sw, "link", "add", port, "type", "veth", "peer", "name", device, "netns", self.ns(name))
+        ip("-n", self.sw, "link", "set", port, "master", f"br{number}", "up")
+        ip("-n", self.ns(name), "addr", "add", f"10.{77 + number}.0.{host}/24", "dev", device)
+        ip("-n", self.ns(name), "addr", "add", f"fd{77 + number}::{host}/64", "dev", device, "nodad")
+        ip("-n", self.ns(name), "link", "set", device, "up")
+
+    def _each(self, name, only):
+        return [self.port(name, number) for number in range(self.networks) if only is None or number == only]
+
+    def unplug(self, name, only=None):
+        """The cable is pulled: the box sees that its carrier is gone. `only`: the number of the network, all when not given."""
+        for port in self._each(name, only):
+            ip("-n", self.sw, "link", "set", port, "down")
 
     def partition(self, name):
         """The switch forgets the port: frames vanish, the carrier stays."""
-        ip("-n", self.sw, "link", "set", f"p-{name}", "nomaster")
+        for port in self._each(name, None):
+            ip("-n", self.sw, "link", "set", port, "nomaster")
 
     def heal(self, name):
         """Undoes unplug and partition."""
-        ip("-n", self.sw, "link", "set", f"p-{name}", "master", "br0", "up")
+        for number in range(self.networks):
+            ip("-n", self.sw, "link", "set", self.port(name, number), "master", f"br{number}", "up")
 
     def kill(self, name, number=signal.SIGKILL):
         """A signal to everything in the box, until nothing is left when it kills."""

@@ -19,24 +19,10 @@ import cluster as lab
 import journal
 import net
 import pgwire
+import vipwords
+from words import COMMANDS, command, language, unquote
 
 LabError = lab.LabError
-COMMANDS = []
-
-
-def command(pattern):
-    """Registers a method for the lines that match the pattern."""
-    def register(method):
-        COMMANDS.append((re.compile(pattern + r"$"), method.__name__, pattern, method.__doc__))
-        return method
-    return register
-
-
-def unquote(text):
-    """A double-quoted JSON string, or the text as it is."""
-    text = text.strip()
-    return json.loads(text) if text.startswith('"') else text
-
 
 class Line:
     """One command of a file."""
@@ -75,7 +61,7 @@ class Scenario:
                     self.lines.append(Line(number, text))
 
 
-class Run:
+class Run(vipwords.VipWords):
     """One execution of a scenario."""
 
     def __init__(self, scenario, agent, say):
@@ -135,10 +121,17 @@ class Run:
 
     @command(r"cluster (?P<size>\d)(?P<options>( \S+=\S+)*)")
     def do_cluster(self, size, options):
-        """cluster N [KEY=JSON...] [agents=A,B] [start=none|etcd|first]: boxes, etcd, agents; KEY is a dynamic setting (dotted)"""
-        dcs, agents, start = {}, self.agent, "all"
+        """cluster N [KEY=JSON...] [agents=A,B] [start=none|etcd|first] [networks=2] [vip=ADDRESS[/PREFIX]] [standby-vip=ADDRESS]: boxes, etcd, agents;
+      KEY is a dynamic setting (dotted); the virtual addresses are on the last network (10.77.0.0/24 and fd77::/64, the second one 10.78 and fd78)"""
+        dcs, agents, start, vips, networks = {}, self.agent, "all", [], 1
         for word in shlex.split(options):
             key, _, value = word.partition("=")
+            if key in ("vip", "standby-vip"):
+                vips.append({"address": value, "role": "primary" if key == "vip" else "standby"})
+                continue
+            if key == "networks":
+                networks = int(value)
+                continue
             if key == "agents":
                 agents = "patroni" if self.agent == "patroni" else value
             elif key == "start":
@@ -148,7 +141,9 @@ class Run:
                     dcs[key] = json.loads(value)
                 except ValueError:
                     dcs[key] = value
-        self.cluster = lab.Cluster(int(size), agents=agents, dcs=dcs)
+        for vip in vips:
+            vip["interface"] = f"eth{networks - 1}"
+        self.cluster = lab.Cluster(int(size), agents=agents, dcs=dcs, vips=vips, networks=networks)
         boxes = list(self.cluster.boxes.values())
         if start != "none":
             for box in boxes:
@@ -163,9 +158,9 @@ class Run:
 
     @command(r"config (?P<who>[\w ]+?) (?P<path>[\w.]+) = (?P<value>.*)")
     def do_config(self, who, path, value):
-        """config WHO PATH = JSON: changes the configuration file of the next start (null removes)"""
+        """config WHO PATH = JSON: changes the configuration file of the next start (null removes; {DIR} is the box's directory)"""
         for box in self.boxes(who):
-            box.changes[path] = json.loads(value)
+            box.changes[path] = json.loads(value.replace("{DIR}", box.dir))
             box.write_config()
 
     @command(r"append config (?P<who>\w+) (?P<text>\".*\")")
@@ -244,9 +239,7 @@ class Run:
         """power on WHO: link, etcd, agent"""
         boxes = self.boxes(who)
         for box in boxes:
-            self.cluster.switch.heal(box.name)
-            box.power = True
-            box.start_etcd()
+            self.cluster.boot(box)
         for box in boxes:
             box.start_agent()
 
@@ -306,7 +299,16 @@ class Run:
         if how == "stop":
             self.fault()
 
-    @command(r"(?P<how>freeze|thaw) (?P<who>(?!etcd)[\w ]+)")
+    @command(r"(?P<how>freeze|thaw) postgres (?P<who>[\w ]+)")
+    def do_freeze_postgres(self, how, who):
+        """freeze|thaw postgres WHO: SIGSTOP, SIGCONT to the postmaster and all its children"""
+        for box in self.boxes(who):
+            for pid in box.postgres_pids():
+                os.kill(pid, signal.SIGSTOP if how == "freeze" else signal.SIGCONT)
+        if how == "freeze":
+            self.fault()
+
+    @command(r"(?P<how>freeze|thaw) (?P<who>(?!etcd|postgres)[\w ]+)")
     def do_freeze(self, how, who):
         """freeze|thaw WHO: SIGSTOP, SIGCONT to everything in the box"""
         for box in self.boxes(who):
@@ -455,9 +457,9 @@ class Run:
 
     @command(r"expect writable")
     def do_writable(self):
-        """expect writable: the walking client gets an acknowledgement after this line"""
+        """expect writable: the walking client, or the one of the virtual address, gets an acknowledgement after this line"""
         since = lab.now()
-        self.cluster.wait("an acknowledgement", lambda: [a for a in self.acks() if a.t > since and a.source == "app"], self.until(60))
+        self.cluster.wait("an acknowledgement", lambda: [a for a in self.acks() if a.t > since and a.source in ("app", "vip")], self.until(60))
 
     def acks(self):
         """All acknowledgements so far."""
@@ -468,7 +470,7 @@ class Run:
         acks = self.acks()
         if not acks:
             raise LabError("the writer got no acknowledgement at all")
-        return journal.missing(acks, self.cluster.rows(self.box("leader")))
+        return [lost for source in ("app", "vip") for lost in journal.missing(acks, self.cluster.rows(self.box("leader"), source), source)]
 
     @command(r"expect no acknowledged row lost")
     def do_lost(self):
@@ -496,14 +498,66 @@ class Run:
     def do_one_writer(self):
         """expect one writer: no two primaries acknowledged rows during the same time"""
         found = journal.overlaps(self.acks())
+        self.notes.append(f"overlap {sum(together for _, _, together in found):.3f}s")
         if found:
             raise LabError(f"two writers at a time: {found}")
+
+    @command(r"expect handed over from (?P<who>\w+)")
+    def do_handed_over(self, who):
+        """expect handed over from WHO: its last acknowledgement, by any writer, came before the first one on another box since the last fault"""
+        name, fault = self.box(who).name, self.faults[-1]
+        acks = self.acks()
+        last = max((a.t for a in acks if a.node == name), default=fault)
+        first = min((a.t for a in acks if a.node != name and a.t > fault), default=None)
+        if first is None:
+            raise LabError("no acknowledgement on another box")
+        self.notes.append(f"last {last - fault:.2f}s, margin {first - last:.2f}s")
+        if first <= last:
+            raise LabError(f"{last - first:.3f} s of two writers")
+
+    @command(r"expect ended postgres (?P<who>\w+)")
+    def do_ended(self, who):
+        """expect ended postgres WHO: no process of PostgreSQL is left in the box"""
+        box = self.box(who)
+        self.cluster.wait(f"PostgreSQL of {box.name} has ended", lambda: not box.postgres_pids(), self.until(30), pause=0.02)
+        self.notes.append(f"ended {lab.now() - self.faults[-1]:.2f}s")
+
+    @command(r"remember postmaster (?P<who>\w+)")
+    def do_remember_postmaster(self, who):
+        """remember postmaster WHO: its process"""
+        self.prints["postmaster " + who] = self.box(who).postmaster()
+
+    @command(r"expect same postmaster (?P<who>\w+)")
+    def do_same_postmaster(self, who):
+        """expect same postmaster WHO since `remember postmaster`"""
+        now, then = self.box(who).postmaster(), self.prints["postmaster " + who]
+        if now is None or now != then:
+            raise LabError(f"the postmaster was process {then} and is {now}")
+
+    @command(r"kill -9 guard (?P<who>\w+)")
+    def do_kill_guard(self, who):
+        """kill -9 guard WHO"""
+        box = self.box(who)
+        self.signal(box.guard(), signal.SIGKILL, f"the guard of {box.name}")
+
+    @command(r"expect guard (?P<who>[\w ]+)")
+    def do_guard(self, who):
+        """expect guard WHO: a guard process runs in the box"""
+        for box in self.boxes(who):
+            self.cluster.wait(f"the guard of {box.name}", box.guard, self.until(10))
+
+    @command(r"expect no guard (?P<who>[\w ]+)")
+    def do_no_guard(self, who):
+        """expect no guard WHO: no guard process runs in the box"""
+        for box in self.boxes(who):
+            self.cluster.wait(f"the guard of {box.name} has ended", lambda: box.guard() is None, self.until(10))
 
     @command(r"expect (write )?gap < (?P<seconds>[\d.]+)s")
     def do_gap(self, seconds):
         """expect gap < N s: the walking client's longest wait since the last fault"""
         acks = self.acks()
-        gap = journal.outage(acks, self.faults[-1] if self.faults else acks[0].t, {"app"})
+        main = "app" if any(a.source == "app" for a in acks) else "vip"
+        gap = journal.outage(acks, self.faults[-1] if self.faults else acks[0].t, {main})
         if gap is None:
             raise LabError("no acknowledgement after the fault")
         self.notes.append(f"gap {gap[0]:.2f}s")
@@ -616,11 +670,6 @@ def fingerprint(directory):
                     digest = hashlib.sha256(file.read()).hexdigest()
             found[os.path.relpath(path, directory)] = (info.st_mode, info.st_uid, digest)
     return found
-
-
-def language():
-    """The list of commands."""
-    return "\n".join(f"  {doc.strip()}" for _, _, _, doc in COMMANDS)
 
 
 __all__ = ["Scenario", "Run", "LabError", "language", "net", "time"]

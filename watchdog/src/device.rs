@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::armed::Armed;
@@ -96,6 +96,15 @@ impl Device {
             Driver::Linux => sysfs::info(&self.path, &self.roots),
             Driver::Testing => None,
         }
+    }
+
+    /// Whether the device is there and this process may open it, without opening it. Somebody else may still hold it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], [`Error::Denied`], [`Error::NotWatchdog`] or [`Error::Kernel`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.check_kind()?;
+        rustix::fs::access(&self.path, Access::WRITE_OK).map_err(|errno| self.open_error(errno))
     }
 
     /// Opens the device, which **arms** it with the timeout that the driver has at the moment.

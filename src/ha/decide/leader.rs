@@ -16,6 +16,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     match &facts.node.pg {
         PgState::Empty => Decision::key(Verdict::ReleasingEmpty, LeaderKey::Release),
         PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
+        PgState::Stopped(_) if facts.lacks_watchdog() => Decision::key(Verdict::NoWatchdog, LeaderKey::Release),
         PgState::Stopped(control) => recover::stopped_leader(facts, control),
         PgState::Starting { .. } => recover::starting_leader(facts),
         PgState::Unresponsive { .. } => Decision::nothing(Verdict::Unresponsive),
@@ -48,6 +49,9 @@ fn promote(facts: &Facts<'_>) -> Decision {
         // The promotion was refused (`pre_promote`), or the request named us as the one who steps back, and PostgreSQL is in recovery already.
         return Decision::key(Verdict::Releasing, LeaderKey::Release);
     }
+    if facts.lacks_watchdog() && !facts.cluster.is_paused() {
+        return Decision::key(Verdict::NoWatchdog, LeaderKey::Release);
+    }
     let verdict = if facts.memory.won_race { Verdict::PromotingAsWinner } else { Verdict::Promoting };
     let mut decision = Decision::postgres(verdict, PgWanted::Primary);
     // The slots first: the others connect as soon as they see who leads, and one that finds no slot waits seconds before it tries again.
@@ -57,6 +61,12 @@ fn promote(facts: &Facts<'_>) -> Decision {
 
 fn lead(facts: &Facts<'_>, running: &PgRunning) -> Decision {
     if let Some(decision) = switchover::leading(facts) {
+        return decision;
+    }
+    if facts.lacks_watchdog() && !facts.cluster.is_paused() {
+        return Decision::postgres(Verdict::DemotingNoWatchdog, demotion(facts));
+    }
+    if let Some(decision) = switchover::without_carrier(facts) {
         return decision;
     }
     let mut decision = Decision::nothing(Verdict::Leading);

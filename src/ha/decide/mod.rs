@@ -14,13 +14,16 @@ mod switchover;
 use std::collections::BTreeMap;
 
 use super::action::{StopMode, Upstream, WipeReason};
-use super::config::HaConfig;
+use super::config::{HaConfig, WatchdogMode};
+use super::fence::{Guard, Watchdog};
 use super::input::{RestartRequest, Unfinished};
 use super::lease::LeaseClock;
 use super::rewind::Relation;
 use super::types::{Instant, JobId, MemberName, Millis, Revision, SystemId, WallTime};
 use super::verdict::Verdict;
 use super::view::{ClusterView, DcsHealth, HistoryEntry, NodeView, PeersView, PgState, UpstreamHistory};
+
+pub use switchover::CARRIER_PATIENCE;
 
 /// What the core remembers between two decisions. Changed by [`super::Machine`] alone.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +104,12 @@ pub struct Memory {
     pub claim_unknown: bool,
     /// After a refused promotion: no race before this.
     pub race_not_before: Instant,
+    /// The hardware watchdog.
+    pub watchdog: Watchdog,
+    /// The guard process.
+    pub guard: Guard,
+    /// The leader's network cable is out since then.
+    pub carrier_lost_at: Option<Instant>,
     /// When each member was last seen in the store, for slots that are kept for the absent.
     pub members_seen: BTreeMap<MemberName, Instant>,
 }
@@ -339,6 +348,12 @@ impl Facts<'_> {
     pub fn others(&self) -> Vec<(MemberName, String)> {
         let others = self.cluster.members.iter().filter(|(name, _)| **name != self.config.me);
         others.filter_map(|(name, member)| Some((name.clone(), member.api_url.clone()?))).collect()
+    }
+
+    /// The configuration demands a watchdog, and there is none that works.
+    #[must_use]
+    pub fn lacks_watchdog(&self) -> bool {
+        self.config.watchdog.mode == WatchdogMode::Required && matches!(self.memory.watchdog, Watchdog::Unusable(_))
     }
 
     /// How long a stop may take before it gets harder: what the lease leaves.

@@ -67,6 +67,9 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
     if facts.memory.lease.is_none() {
         return Decision::nothing(Verdict::WaitingForLease);
     }
+    if facts.lacks_watchdog() {
+        return Decision::nothing(Verdict::NoWatchdog);
+    }
     if facts.now < facts.memory.race_not_before {
         return Decision::nothing(Verdict::NotHealthiest("a promotion failed here a moment ago".to_owned()));
     }
@@ -84,6 +87,9 @@ fn candidate(facts: &Facts<'_>, running: &PgRunning) -> Decision {
     let Some(peers) = facts.race_peers() else { return Decision::need(Verdict::AskingPeers, Need::Peers) };
     if let Some(name) = wait_for_starting(facts, peers).filter(|_| blackout) {
         return Decision::nothing(Verdict::NotHealthiest(format!("{name} is still starting and may have more WAL")));
+    }
+    if switchover::better_reached(facts, peers) {
+        return Decision::nothing(Verdict::NotHealthiest("the network of the virtual IP is down here".to_owned()));
     }
     match switchover::may_race(facts) {
         Err(Some(candidate)) => return Decision::nothing(Verdict::WaitingForCandidate(candidate)),

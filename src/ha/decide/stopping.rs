@@ -17,7 +17,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
     if facts.node.pg.is_alive() {
         let escalate_after = match facts.node.pg {
             PgState::Unresponsive { .. } => Some(Millis(5_000)),
-            _ => None,
+            _ => Some(facts.config.pg_ctl_timeout),
         };
         let stop = PgWanted::Stopped { mode: StopMode::Fast, checkpoint_first: facts.node.pg.is_primary(), escalate_after };
         return Decision::postgres(Verdict::Stopping, stop);

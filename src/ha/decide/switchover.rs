@@ -3,9 +3,10 @@
 use super::{Decision, Facts, Need, PgWanted};
 use crate::ha::action::StopMode;
 use crate::ha::election;
+use crate::ha::fence::VipRole;
 use crate::ha::types::{MemberName, Millis};
 use crate::ha::verdict::Verdict;
-use crate::ha::view::FailoverRequest;
+use crate::ha::view::{FailoverRequest, PeersView};
 
 /// What a running leader does about a request; `None`: nothing now.
 pub(super) fn leading(facts: &Facts<'_>) -> Option<Decision> {
@@ -14,24 +15,54 @@ pub(super) fn leading(facts: &Facts<'_>) -> Option<Decision> {
         return (!facts.others().is_empty()).then(|| Decision::need(Verdict::AskingPeers, Need::Peers));
     };
     let by_hand = request.leader.is_none();
-    let timeline = facts.node.pg.running().map(|running| running.timeline);
-    let good = |name: &MemberName| {
-        let status = peers.peers.get(name).and_then(Option::as_ref);
-        // One that is not on our timeline (yet) could not take over: it would refuse itself.
-        let follows = status.is_some_and(|peer| peer.timeline.is_none() || peer.timeline == timeline);
-        follows && election::is_good_candidate(facts.config, facts.cluster, name, status, by_hand)
-    };
     let possible = match &request.candidate {
-        Some(candidate) => good(candidate),
-        None => facts.others().iter().any(|(name, _)| good(name)),
+        Some(candidate) => could_lead(facts, peers, candidate, by_hand),
+        None => facts.others().iter().any(|(name, _)| could_lead(facts, peers, name, by_hand)),
     };
-    possible.then(|| {
-        let stop = PgWanted::Stopped { mode: StopMode::Fast, checkpoint_first: true, escalate_after: None };
-        let mut decision = Decision::postgres(Verdict::DemotingForSwitchover, stop);
-        decision.wanted.handover = true;
-        decision
-    })
+    possible.then(|| step_back(facts, Verdict::DemotingForSwitchover))
 }
+
+/// Whether `name` could take over from us.
+fn could_lead(facts: &Facts<'_>, peers: &PeersView, name: &MemberName, by_hand: bool) -> bool {
+    let timeline = facts.node.pg.running().map(|running| running.timeline);
+    let status = peers.peers.get(name).and_then(Option::as_ref);
+    // One that is not on our timeline (yet) could not take over: it would refuse itself.
+    let follows = status.is_some_and(|peer| peer.timeline.is_none() || peer.timeline == timeline);
+    follows && election::is_good_candidate(facts.config, facts.cluster, name, status, by_hand)
+}
+
+/// A stop in order. One that waits for a standby that hangs ends after `pg_ctl_timeout`: without a clean end nothing is handed over.
+fn step_back(facts: &Facts<'_>, verdict: Verdict) -> Decision {
+    let escalate_after = Some(facts.config.pg_ctl_timeout);
+    let stop = PgWanted::Stopped { mode: StopMode::Fast, checkpoint_first: true, escalate_after };
+    let mut decision = Decision::postgres(verdict, stop);
+    decision.wanted.handover = true;
+    decision
+}
+
+/// The cable of the virtual IP's interface is out for longer than a switch needs to come back: nobody reaches us by it.
+fn is_cut_off(facts: &Facts<'_>) -> bool {
+    let has_address = facts.config.vip_roles.contains(&VipRole::Primary);
+    has_address && facts.memory.carrier_lost_at.is_some_and(|at| facts.now.since(at) >= CARRIER_PATIENCE)
+}
+
+/// A running leader whose clients cannot reach it hands over, if somebody who answers can lead.
+pub(super) fn without_carrier(facts: &Facts<'_>) -> Option<Decision> {
+    if !is_cut_off(facts) || facts.cluster.is_paused() || facts.others().is_empty() {
+        return None;
+    }
+    let Some(peers) = facts.fresh_peers() else { return Some(Decision::need(Verdict::AskingPeers, Need::Peers)) };
+    let possible = facts.others().iter().any(|(name, _)| could_lead(facts, peers, name, false));
+    possible.then(|| step_back(facts, Verdict::DemotingNoCarrier))
+}
+
+/// Without a leader: whether another member that answers should lead instead, because clients cannot reach us.
+pub(super) fn better_reached(facts: &Facts<'_>, peers: &PeersView) -> bool {
+    is_cut_off(facts) && facts.others().iter().any(|(name, _)| could_lead(facts, peers, name, false))
+}
+
+/// How long a carrier may be away: a switch that restarts a port, a cable that is plugged again.
+pub const CARRIER_PATIENCE: Millis = Millis(2_000);
 
 /// A request that concerns this leader and whose time has come.
 fn due<'a>(facts: &Facts<'a>) -> Option<&'a FailoverRequest> {

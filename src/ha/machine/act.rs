@@ -46,6 +46,8 @@ impl Machine {
             self.write_member(&cluster, &node, out);
             self.publish(out);
         }
+        self.drop_vips(out);
+        self.take_leave_of_fences(out);
         self.exit_code = Some(code);
         out.push(Action::Exit { code });
     }
@@ -89,6 +91,7 @@ impl Machine {
         if self.memory.job.is_some() {
             return;
         }
+        self.drop_vips(out);
         let optime = match &node.pg {
             PgState::Stopped(control) if control.state.is_clean() => Some(control.checkpoint),
             _ => None,

@@ -40,6 +40,9 @@ impl Machine {
     }
 
     fn be_primary(&mut self, node: &NodeView, out: &mut Vec<Action>) {
+        if !self.fenced(out) {
+            return;
+        }
         let Some(permit) = self.permit() else { return };
         let deadline = self.config.pg_ctl_timeout;
         match &node.pg {
@@ -126,6 +129,9 @@ impl Machine {
 
     fn start_job(&mut self, kind: JobKind, job: Job, out: &mut Vec<Action>) {
         assert!(self.memory.job.is_none(), "one job at a time");
+        if matches!(kind, JobKind::Stop | JobKind::Remove) {
+            self.drop_vips(out);
+        }
         let id = self.new_job_id();
         self.progress = None;
         self.memory.job = Some(RunningJob { id, name: job.name(), kind, started_at: self.now, cancelled: false });
@@ -142,6 +148,9 @@ impl Machine {
     pub(super) fn take_job_exit(&mut self, id: JobId, outcome: JobOutcome, out: &mut Vec<Action>) -> Wake {
         let Some(job) = self.memory.job.take_if(|job| job.id == id) else { return Wake::Sleep };
         self.distrust_older_looks();
+        if job.kind == JobKind::Writable || job.name == "bootstrap" {
+            self.distrust_standby_looks();
+        }
         self.memory.job_ended_at = self.now;
         self.timers.observe_at = Some(self.now);
         self.timers.observe_pause = super::POLL_FASTEST;

@@ -4,8 +4,11 @@
 //! event that may matter starts one at once. The lease is watched on every step, whatever is in flight.
 
 mod act;
+mod address;
 mod command;
+mod fences;
 mod jobs;
+mod observe;
 mod report;
 mod store;
 
@@ -14,8 +17,8 @@ use std::sync::Arc;
 
 use super::action::{Action, StoreRequest};
 use super::config::HaConfig;
-use super::decide::{decide, BootstrapStep, Decision, Facts, JobKind, Memory, UNLOCKED_LIMIT};
-use super::input::{Input, Progress, RestartRequest, Signal, Unfinished};
+use super::decide::{decide, BootstrapStep, Decision, Facts, JobKind, Memory, CARRIER_PATIENCE, UNLOCKED_LIMIT};
+use super::input::{Input, Progress, RestartRequest, Signal};
 use super::lease::LeaseClock;
 use super::types::{Instant, JobId, LeaseId, Millis, RequestId, Revision};
 use super::verdict::Verdict;
@@ -56,6 +59,8 @@ pub struct Machine {
     dcs_seen_at: Option<Instant>,
     /// When `/status` was written last, with which slots.
     status_written: Option<(Instant, Vec<String>)>,
+    fences: fences::Fences,
+    vips: address::Vips,
     exit_code: Option<i32>,
 }
 
@@ -110,6 +115,8 @@ struct Timers {
     observe_at: Option<Instant>,
     observe_pause: Millis,
     renew_at: Instant,
+    /// Something that is decided by will have lasted long enough.
+    decide_at: Option<Instant>,
 }
 
 /// What a fact leads to.
@@ -127,6 +134,7 @@ impl Machine {
     /// A core that has seen nothing yet. The first step starts a cycle.
     #[must_use]
     pub fn new(config: HaConfig, now: Instant) -> Machine {
+        let vips = address::Vips::new(&config.vip_roles);
         Machine {
             config: Arc::new(config),
             // Until PostgreSQL was seen it may be a primary: one that an earlier life of the agent left, and that does not answer.
@@ -136,7 +144,14 @@ impl Machine {
             cluster: None,
             node: None,
             flight: Flight::default(),
-            timers: Timers { cycle_at: now, cycle_started_at: now, observe_at: None, observe_pause: POLL_FASTEST, renew_at: now },
+            timers: Timers {
+                cycle_at: now,
+                cycle_started_at: now,
+                observe_at: None,
+                observe_pause: POLL_FASTEST,
+                renew_at: now,
+                decide_at: None,
+            },
             view_floor: Instant(0),
             first_fresh_read: RequestId(0),
             node_floor: Instant(0),
@@ -153,6 +168,8 @@ impl Machine {
             checkpoint_pending: false,
             dcs_seen_at: None,
             status_written: None,
+            fences: fences::Fences::default(),
+            vips,
             exit_code: None,
         }
     }
@@ -180,11 +197,16 @@ impl Machine {
         if self.watch_lease(out) {
             wake = Wake::Decide;
         }
+        if self.timers.decide_at.take_if(|at| now >= *at).is_some() && wake == Wake::Sleep {
+            wake = Wake::Decide;
+        }
         match wake {
             Wake::Sleep => {}
             Wake::Decide => self.evaluate(out),
             Wake::Cycle => self.timers.cycle_at = self.now,
         }
+        self.tend_fences(out);
+        self.tend_vips(out);
         self.run_timers(out);
     }
 
@@ -228,7 +250,16 @@ impl Machine {
                 Wake::Sleep
             }
             Input::Signal(Signal::Terminate) => self.take_terminate(out),
+            Input::Watchdog(report) => self.take_watchdog(report, out),
+            Input::Guard(report) => self.take_guard(report, out),
+            Input::Carrier { lost } => self.take_carrier(lost),
         }
+    }
+
+    fn take_carrier(&mut self, lost: bool) -> Wake {
+        self.memory.carrier_lost_at = lost.then(|| self.memory.carrier_lost_at.unwrap_or(self.now));
+        self.timers.decide_at = self.memory.carrier_lost_at.map(|at| at + CARRIER_PATIENCE);
+        Wake::Cycle
     }
 
     fn take_terminate(&mut self, out: &mut Vec<Action>) -> Wake {
@@ -238,89 +269,6 @@ impl Machine {
             self.cancel_job(out);
         }
         Wake::Cycle
-    }
-
-    fn take_observation(&mut self, id: RequestId, mut node: NodeView) -> Wake {
-        let Some(pending) = self.flight.observe.take_if(|pending| pending.id == id) else { return Wake::Sleep };
-        node.observed_at = pending.sent_at;
-        if pending.id < self.first_fresh_look {
-            self.timers.observe_at = Some(self.now);
-            return Wake::Sleep;
-        }
-        self.remember_observation(&node);
-        self.node_is_old = false;
-        self.node = Some(Arc::new(node));
-        Wake::Decide
-    }
-
-    /// PostgreSQL was changed or ended: what was seen before does not count any more.
-    fn distrust_older_looks(&mut self) {
-        self.node_floor = self.now;
-        self.first_fresh_look = RequestId(self.next_id);
-        self.node_is_old = true;
-    }
-
-    /// What an observation changes in the memory, whatever is decided.
-    fn remember_observation(&mut self, node: &NodeView) {
-        let mut died_at_once = false;
-        let memory = &mut self.memory;
-        if let PgState::Running(running) = &node.pg {
-            memory.start_failures = 0;
-            memory.won_race &= running.role == Role::Standby;
-            memory.crashed_at = None;
-            memory.start_unproven = false;
-            memory.up_since.get_or_insert(self.now);
-            memory.promotion_open &= running.role == Role::Standby;
-            let before = self.node.as_ref().and_then(|node| node.pg.running());
-            let progressed = before.is_none_or(|old| old.position < running.position || old.upstream != running.upstream);
-            if running.role == Role::Primary || running.streaming || progressed || memory.stream_progress_at.is_none() {
-                memory.stream_progress_at = Some(self.now);
-                // What the upstream said before must not be compared with where we are now.
-                memory.upstream = None;
-            }
-            if running.role == Role::Primary || running.streaming {
-                memory.rewound_at = None;
-                memory.rewind_failed = false;
-                memory.can_follow = false;
-                memory.repair = None;
-                memory.upstream_failures = 0;
-            }
-        } else {
-            memory.stream_progress_at = None;
-            memory.up_since = None;
-            memory.promotion_open &= node.pg.is_alive();
-            if memory.start_unproven && !node.pg.is_alive() {
-                memory.start_unproven = false;
-                died_at_once = true;
-            }
-        }
-        if died_at_once {
-            self.count_failed_start();
-        }
-        let memory = &mut self.memory;
-        if node.pg == PgState::Empty {
-            memory.half_made = false;
-        }
-        self.judge_unfinished(node);
-        let poll = matches!(node.pg, PgState::Starting { .. } | PgState::Unresponsive { .. });
-        if poll {
-            self.timers.observe_at = Some(self.now + self.timers.observe_pause);
-            self.timers.observe_pause = Millis((self.timers.observe_pause.0 * 3 / 2).min(POLL_SLOWEST.0));
-        } else {
-            self.timers.observe_pause = POLL_FASTEST;
-        }
-    }
-
-    /// What an earlier life left is only believed where the directory looks like it: a note alone removes nothing.
-    fn judge_unfinished(&mut self, node: &NodeView) {
-        let memory = &mut self.memory;
-        match (memory.left_unfinished, &node.pg) {
-            (Some(Unfinished::Copy), PgState::Unreadable { .. }) => memory.half_made = true,
-            (Some(Unfinished::Rewind), PgState::Stopped(_) | PgState::Unreadable { .. }) => memory.torn = true,
-            (Some(Unfinished::Bootstrap), PgState::Stopped(_)) => return,
-            _ => {}
-        }
-        memory.left_unfinished = None;
     }
 
     fn take_peers(&mut self, id: RequestId, mut view: super::view::PeersView) -> Wake {
@@ -357,6 +305,7 @@ impl Machine {
         let Some(node) = self.node.clone().filter(|_| !self.node_is_old) else { return };
         let cluster = self.cluster.clone().unwrap_or_default();
         self.remember_before_decision(&cluster, &node);
+        self.judge_adopted(&cluster, &node);
         self.give_up_lost_bootstrap(&cluster, out);
         let facts = Facts { config: &self.config, cluster: &cluster, node: &node, memory: &self.memory, now: self.now };
         let decision = decide(&facts);
@@ -455,6 +404,7 @@ impl Machine {
         if self.memory.job.as_ref().is_some_and(|job| job.kind != JobKind::Stop) {
             self.cancel_job(out);
         }
+        self.drop_vips(out);
         out.push(Action::Fence { kill_after: FENCE_KILL_AFTER });
     }
 
@@ -544,6 +494,9 @@ impl Machine {
             let due = since + UNLOCKED_LIMIT + Millis(1);
             earlier((self.now < due).then_some(due));
         }
+        earlier(self.fences_deadline());
+        earlier(self.timers.decide_at);
+        earlier(self.vips_deadline());
         at.max(self.now + Millis(1))
     }
 

@@ -10,7 +10,7 @@ use super::node::{index_of, Power, RunningJob};
 use super::postgres::{Cluster, Data, Proc};
 use super::world::{Event, JobStep, World};
 use crate::checkers::{Fact, Touch};
-use crate::options::Mutation;
+use crate::options::{DogMode, Mutation};
 
 impl World {
     /// The core starts a job.
@@ -167,10 +167,20 @@ impl World {
     }
 
     /// Tells the checkers that PostgreSQL is about to be made writable.
-    fn tell_promotion(&mut self, node: usize, start: bool) {
+    fn tell_promotion(&mut self, node: usize, start: bool, restart: bool) {
         let holds_key = self.store.holder() == Some(node);
         let was_standby = self.nodes[node].pg.cluster().is_some_and(|cluster| !cluster.control().was_primary());
-        self.fact(Fact::Promotion { node, holds_key, without_branch: start && was_standby });
+        let target = &self.nodes[node];
+        // A restart makes nothing worse that writes without a guard because none can be started.
+        let hurt = self.now < target.guard.hurt_at + 5_000 || (restart && target.guard.broken);
+        let guarded = !self.options.guard || hurt || target.guard.armed.is_some() || self.store.view().is_paused();
+        let fed = target.dog.counting.is_some() || self.options.dog_mode != DogMode::Required || self.store.view().is_paused();
+        self.fact(Fact::Promotion {
+            node,
+            holds_key,
+            without_branch: start && was_standby,
+            fenced: guarded && (fed || target.dog.vanished),
+        });
     }
 
     fn start(&mut self, node: usize, job: &mut RunningJob) -> Option<JobOutcome> {
@@ -185,7 +195,7 @@ impl World {
             return failed("a postmaster is there already");
         }
         if primary {
-            self.tell_promotion(node, true);
+            self.tell_promotion(node, true, matches!(job.job, Job::Restart { .. }));
         }
         if !self.pg_start(node, primary, upstream) {
             return failed("no cluster to start");
@@ -227,7 +237,7 @@ impl World {
                 return Some(JobOutcome::Failed("the lease ended".to_owned()));
             }
             if self.nodes[node].pg.proc == Proc::Standby {
-                self.tell_promotion(node, false);
+                self.tell_promotion(node, false, false);
                 let position = self.nodes[node].pg.cluster().map_or(0, |cluster| cluster.wal.end());
                 let allowed = self.nodes[node].config(&self.options).maximum_lag_on_failover;
                 let known = self.wiped_at.is_none_or(|at| self.now > at + 60_000);

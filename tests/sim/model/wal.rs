@@ -52,12 +52,13 @@ impl Wal {
         self.recs.push(Rec { end: end + 120, id, timeline });
     }
 
-    /// Whether two primaries began a timeline of the same number at the same place: the histories are equal, the records are not.
+    /// Whether two primaries began a timeline of the same number, one of them maybe by way of another timeline that began at the same place: no
+    /// timeline has two different ends in the histories, and the records are not the same.
     pub fn is_twin_of(&self, other: &Wal) -> bool {
         let at = self.common(other);
         let (Some(our), Some(their)) = (self.recs.get(at), other.recs.get(at)) else { return false };
         let begins = at.checked_sub(1).is_none_or(|before| self.recs[before].timeline != our.timeline);
-        begins && our.timeline == their.timeline
+        begins && (our.timeline == their.timeline || our.timeline == other.timeline())
     }
 
     /// Whether all of this is in `other`, at the same places.
