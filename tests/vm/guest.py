@@ -32,7 +32,8 @@ class Guest:
         self.events = queue.Queue()
         self.dir = tempfile.mkdtemp(prefix="vm-", dir="/tmp")
         words = f"console={machine.console} quiet panic=-1 {machine.append} {append}"
-        command = [*machine.qemu, "-m", str(machine.memory), "-kernel", image.kernel, "-initrd", initrd, "-append", words,
+        # A driver that is killed takes its emulators with it.
+        command = ["setpriv", "--pdeathsig", "KILL", *machine.qemu, "-m", str(machine.memory), "-kernel", image.kernel, "-initrd", initrd, "-append", words,
                    "-nographic", "-monitor", "none", "-serial", "stdio", "-qmp", f"unix:{self.dir}/qmp,server=on,wait=off", *machine.network]
         if image.dtb:
             command += ["-dtb", image.dtb]

@@ -27,6 +27,8 @@ class Machine:
 
 PCI_NETWORK = ("-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=")
 I6300ESB = ("-device", "i6300esb", "-action", "watchdog=reset")
+# The board has two network cards; the guest's eth0 is the second one of the emulator.
+TWO_NICS = ("-nic", "user", "-nic", "user")
 
 MACHINES = [
     Machine("x86_64", "x86_64-unknown-linux-musl", "amd64", "linux-image-amd64", ("qemu-system-x86_64", "-M", "pc", *I6300ESB), "ttyS0",
@@ -35,5 +37,5 @@ MACHINES = [
             ("qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a72", *I6300ESB), "ttyAMA0",
             "i6300esb", ("virtio_pci", "virtio_net", "softdog", "i6300esb"), PCI_NETWORK),
     Machine("armv7", "armv7-unknown-linux-musleabihf", "armhf", "linux-image-armmp", ("qemu-system-arm", "-M", "mcimx6ul-evk"), "ttymxc0,115200",
-            "imx2_wdt", ("fec", "softdog", "imx2_wdt"), ("-nic", "user"), dtb="imx6ul-14x14-evk.dtb"),
+            "imx2_wdt", ("gpio_mxc", "micrel", "fec", "softdog", "imx2_wdt"), TWO_NICS, dtb="imx6ul-14x14-evk.dtb"),
 ]

@@ -3,8 +3,9 @@
     #: mark NAME                 the guest says `@ NAME`
     #: line REGEX                the guest prints such a line
     #: reset MIN..MAX after NAME the watchdog device resets the machine so many seconds after that mark; nothing else may
-    #: within SECONDS            the whole scenario may take so long (default 90)
+    #: within SECONDS            the whole scenario may take so long (default 180)
     #: needs postgres            PostgreSQL is in the guest; `needs store`: a store listens at host:$HOST_PORT; `needs agent`
+    #: only MACHINE...           not on the others
     #: kernel WORDS              more words for the kernel's command line
 
 A reset that is not expected at that place, `@ failed`, or an expected line that does not come fail the scenario. The
@@ -25,7 +26,8 @@ class Scenario:
     def __init__(self, path):
         self.path = path
         self.name = os.path.splitext(os.path.basename(path))[0]
-        self.expected, self.needs, self.kernel, self.within = [], set(), "", 90.0
+        self.expected, self.needs, self.kernel, self.within = [], set(), "", 180.0
+        self.only = []
         with open(path) as file:
             for number, line in enumerate(file, 1):
                 if line.startswith("#:"):
@@ -46,10 +48,16 @@ class Scenario:
             self.within = float(rest)
         elif word == "needs":
             self.needs.update(rest.split())
+        elif word == "only":
+            self.only = rest.split()
         elif word == "kernel":
             self.kernel += f" {rest}"
         else:
             raise SystemExit(f"{place}: unknown word {word}")
+
+    def runs_on(self, machine):
+        """Whether it is meant for this machine."""
+        return not self.only or machine.name in self.only
 
 
 class Check:

@@ -16,6 +16,7 @@ import time
 import guest
 import image
 import scenario
+import store
 from machines import MACHINES
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -81,13 +82,16 @@ def run(machine, made, case, options):
     check = scenario.Check(case)
     story = []
     append = f"vm.scenario={case.name} {case.kernel.format(driver=machine.driver)}"
+    began = time.monotonic()
     try:
-        with initrd, guest.Guest(machine, made, initrd.name, append) as box:
-            watch(box, case, check, lambda event: tell(story, label, event, options.v))
+        with initrd, store.needed("store" in case.needs) as port:
+            append += f" vm.port={port}"
+            with guest.Guest(machine, made, initrd.name, append) as box:
+                watch(box, case, check, lambda event: tell(story, label, event, options.v))
         held, why = True, ", ".join(check.notes)
     except scenario.VmError as error:
         held, why = False, str(error)
-    took = time.monotonic() - box.began
+    took = time.monotonic() - began
     say(f"{'ok     ' if held else 'FAILED '} {machine.name:8} {case.name:20} {took:6.1f}s  {why}")
     if not held and not options.v:
         say("\n".join(story[-60:]))
@@ -128,7 +132,7 @@ def main():
         for machine, built, made in ready:
             if built:
                 built.result()
-            running += [pool.submit(run, machine, made.result(), case, options) for case in cases]
+            running += [pool.submit(run, machine, made.result(), case, options) for case in cases if case.runs_on(machine)]
         results = [one.result() for one in running]
     failed = [result for result in results if not result[2]]
     print(f"tests/vm: {len(results) - len(failed)} passed, {len(failed)} failed in {time.monotonic() - began:.0f} s")

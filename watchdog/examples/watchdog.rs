@@ -4,6 +4,7 @@
 //! watchdog list                                  what the kernel has
 //! watchdog info DEVICE                           one device, without opening it
 //! watchdog feed DEVICE TIMEOUT SECONDS           arm, kick every TIMEOUT / 3 (at most 3 s) for SECONDS (0: for ever), disarm; kick on when that fails
+//! watchdog feed DEVICE TIMEOUT SECONDS PRE       the same, with a warning PRE seconds before the end, where the driver has that
 //! watchdog arm-and-hang DEVICE TIMEOUT           arm, then do nothing: the machine resets
 //! ```
 //!
@@ -69,8 +70,21 @@ fn kick_for(armed: &mut Armed, seconds: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn feed(path: &str, timeout: u32, seconds: u64) -> Result<(), String> {
+fn warn_before(armed: &mut Armed, seconds: u32) -> Result<(), Error> {
+    let before = armed.pretimeout()?;
+    match armed.set_pretimeout(seconds) {
+        Ok(set) => println!("pretimeout before={before:?} set={set} after={:?}", armed.pretimeout()?),
+        Err(Error::Unsupported { .. }) => println!("pretimeout unsupported before={before:?}"),
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+fn feed(path: &str, timeout: u32, seconds: u64, pretimeout: Option<u32>) -> Result<(), String> {
     let mut armed = arm(path, timeout)?;
+    if let Some(pretimeout) = pretimeout {
+        warn_before(&mut armed, pretimeout).map_err(|error| error.to_string())?;
+    }
     kick_for(&mut armed, seconds).map_err(|error| error.to_string())?;
     match armed.disarm() {
         Ok(how) => println!("disarmed up={} how={how:?}", uptime()),
@@ -94,14 +108,15 @@ fn run(arguments: &[&str]) -> Result<(), String> {
             println!("{}", describe(&Device::linux(*path).info().ok_or_else(|| format!("{path}: the kernel says nothing about it"))?));
             Ok(())
         }
-        ["feed", path, timeout, seconds] => feed(path, number(timeout)?, number(seconds)?.into()),
+        ["feed", path, timeout, seconds] => feed(path, number(timeout)?, number(seconds)?.into(), None),
+        ["feed", path, timeout, seconds, pre] => feed(path, number(timeout)?, number(seconds)?.into(), Some(number(pre)?)),
         ["arm-and-hang", path, timeout] => {
             let _armed = arm(path, number(timeout)?)?;
             loop {
                 std::thread::sleep(Duration::from_secs(3600));
             }
         }
-        _ => Err("usage: watchdog list | info DEVICE | feed DEVICE TIMEOUT SECONDS | arm-and-hang DEVICE TIMEOUT".to_owned()),
+        _ => Err("usage: watchdog list | info DEVICE | feed DEVICE TIMEOUT SECONDS [PRE] | arm-and-hang DEVICE TIMEOUT".to_owned()),
     }
 }
 

@@ -1,4 +1,4 @@
-# A feeder keeps the machine up; its successor takes the device over; a stopped one does not.
+# A feeder keeps the machine up; its successor takes the device over; a stopped one does not: no close, no last kick.
 #: line ^device name=watchdog0 .*state=Some\(Inactive\)
 #: line ^armed .*timeout=6 .*any_close=false
 #: mark fed
@@ -8,13 +8,6 @@
 #: mark taken_over
 #: mark stopped
 #: reset 3..7 after stopped
-#: line ^device .*bootstatus=card reset
-#: mark back
-if reset_before; then
-    dog info "$DEVICE"
-    say back
-    return 0
-fi
 dog info "$DEVICE"
 feeder 6
 sleep 15
