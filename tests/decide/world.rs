@@ -261,6 +261,9 @@ impl World {
             "check_timeline" => config.check_timeline = true,
             "no_bootstrap" => config.may_bootstrap = false,
             "no_slots" => config.use_slots = false,
+            "vip" => {
+                config.vip_roles.insert(mastiff::ha::fence::VipRole::Primary);
+            }
             "watchdog_required" => config.watchdog.mode = WatchdogMode::Required,
             "watchdog_automatic" => config.watchdog.mode = WatchdogMode::Automatic,
             _ => return false,
