@@ -250,6 +250,7 @@ impl Machine {
 
     fn take_carrier(&mut self, lost: bool) -> Wake {
         self.memory.carrier_lost_at = lost.then(|| self.memory.carrier_lost_at.unwrap_or(self.now));
+        self.memory.carrier_acted_at = self.memory.carrier_acted_at.filter(|_| lost);
         self.timers.decide_at = self.memory.carrier_lost_at.map(|at| at + CARRIER_PATIENCE);
         Wake::Cycle
     }
