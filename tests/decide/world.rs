@@ -311,7 +311,14 @@ fn peer(text: &str) -> (MemberName, Option<PeerStatus>) {
         _ => {}
     }
     let watchdog_failed = kind == "no_watchdog";
-    let status = PeerStatus { watchdog_failed, in_recovery: kind != "primary", position: lsn, timeline: Some(timeline), tags, ..PeerStatus::default() };
+    let status = PeerStatus {
+        watchdog_failed,
+        in_recovery: kind != "primary",
+        position: lsn,
+        timeline: Some(timeline),
+        tags,
+        ..PeerStatus::default()
+    };
     (name(who), Some(status))
 }
 

@@ -238,7 +238,7 @@ impl Sweep<'_> {
             scenario.options.mutation = self.arguments.mutation;
             let outcome = run(&scenario, Trace::new(Detail::Off));
             let good = outcome.violation.is_none();
-            let again = if good && seed % self.twice_every == 0 { same_again(&scenario, seed) } else { Ok(()) };
+            let again = if good && seed.is_multiple_of(self.twice_every) { same_again(&scenario, seed) } else { Ok(()) };
             let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
             totals.steps += outcome.steps;
             totals.rows += outcome.acknowledged;

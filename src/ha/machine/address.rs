@@ -66,7 +66,9 @@ impl Machine {
         let writes = super::may_write(node, self.memory.promotion_open);
         match self.memory.dcs {
             DcsHealth::NeverSeen => writes || role != VipRole::Primary,
-            _ if role == VipRole::Primary => writes && self.cluster.as_ref().and_then(|cluster| cluster.leader_name()) == Some(&self.config.me),
+            _ if role == VipRole::Primary => {
+                writes && self.cluster.as_ref().and_then(|cluster| cluster.leader_name()) == Some(&self.config.me)
+            }
             _ => self.vips.turns.get(&role).is_some_and(|turn| turn.who.as_ref() == Some(&self.config.me)),
         }
     }

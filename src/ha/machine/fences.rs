@@ -52,7 +52,8 @@ impl Machine {
         self.order_guard(lease.guard_order(), out);
         self.order_arming(out);
         // The answer to the last order: one to an earlier order says nothing about what came in between.
-        let armed = matches!(self.memory.guard, Guard::Armed { until } if until > self.now && self.fences.guard == GuardOrdered::Watch(until));
+        let armed =
+            matches!(self.memory.guard, Guard::Armed { until } if until > self.now && self.fences.guard == GuardOrdered::Watch(until));
         (armed || !self.config.guard) && self.watchdog_suffices()
     }
 
@@ -127,7 +128,8 @@ impl Machine {
         if standby && lost && self.memory.job.is_none() {
             self.memory.promotion_open = true;
         }
-        self.fences.adopted = standby && !lost || matches!(node.pg, PgState::Starting { as_standby: true, .. } | PgState::Unresponsive { .. });
+        self.fences.adopted =
+            standby && !lost || matches!(node.pg, PgState::Starting { as_standby: true, .. } | PgState::Unresponsive { .. });
     }
 
     /// A job ended that may have made PostgreSQL writable.
@@ -158,7 +160,8 @@ impl Machine {
     fn order_guard(&mut self, order: GuardOrder, out: &mut Vec<Action>) {
         let given = self.fences.guard == GuardOrdered::Watch(order.kill_at());
         // One that is armed follows the lease even if it was taken out of the configuration: without a proof it is not disarmed.
-        if (self.config.guard || self.guard_is_armed()) && !given && self.now >= self.fences.guard_not_before && order.kill_at() > self.now {
+        if (self.config.guard || self.guard_is_armed()) && !given && self.now >= self.fences.guard_not_before && order.kill_at() > self.now
+        {
             self.fences.guard = GuardOrdered::Watch(order.kill_at());
             out.push(Action::Guard(GuardAction::Watch(order)));
         }

@@ -123,10 +123,17 @@ pub fn self_test() -> Result<(), String> {
     expect("the holder's agent is stopped, and nobody else may write", with(&thief), true)?;
     let fenced = |standing| Fact::Fenced { node: 0, standing };
     expect("stopped agent, and a fence that does nothing", with(&[&[(3, fenced(true))][..], &stopped].concat()), true)?;
-    let shot = [(3, fenced(true)), (90_000, agent(0, false)), (98_900, writes(0, false)), (99_000, Fact::Holder(Some(1))), (99_001, writes(1, true))];
+    let shot = [
+        (3, fenced(true)),
+        (90_000, agent(0, false)),
+        (98_900, writes(0, false)),
+        (99_000, Fact::Holder(Some(1))),
+        (99_001, writes(1, true)),
+    ];
     expect("stopped agent, and a fence that works", with(&shot), false)?;
     let freeze = |on| Fact::Frozen { node: 0, on, grace_ms: 250, vip_grace_ms: 0 };
-    let asleep = [(3, fenced(true)), (90_000, freeze(true)), (99_000, Fact::Holder(Some(1))), (99_001, writes(1, true)), (120_000, freeze(false))];
+    let asleep =
+        [(3, fenced(true)), (90_000, freeze(true)), (99_000, Fact::Holder(Some(1))), (99_001, writes(1, true)), (120_000, freeze(false))];
     expect("suspended", with(&[&asleep[..], &[(120_200, writes(0, false))]].concat()), false)?;
     expect("suspended and back for long", with(&[&asleep[..], &[(120_300, Fact::Holder(Some(1)))]].concat()), true)?;
     let both = [(90_000, agent(1, true)), (91_000, writes(1, true)), (95_000, Fact::Holder(Some(0)))];

@@ -222,7 +222,13 @@ impl World {
         let grace_ms = if target.guard.stands() { THAWED_GUARD_MS } else { bite };
         let last = target.vips.values().max().map_or(0, |until| until.saturating_sub(self.now));
         let running = target.agent.process == Process::Running;
-        let vip_grace_ms = if target.guard.stands() { THAWED_GUARD_MS } else if running { last.min(1_500) } else { last };
+        let vip_grace_ms = if target.guard.stands() {
+            THAWED_GUARD_MS
+        } else if running {
+            last.min(1_500)
+        } else {
+            last
+        };
         self.fact(Fact::Frozen { node, on, grace_ms, vip_grace_ms });
     }
 

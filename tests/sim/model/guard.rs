@@ -196,7 +196,8 @@ impl World {
     fn check_false_alarm(&mut self, node: usize) {
         let target = &self.nodes[node];
         let now = target.clock.now(self.now);
-        let Some(machine) = target.agent.machine.as_ref().filter(|_| target.agent_runs() && target.agent.runs_since + 5_000 < self.now) else {
+        let Some(machine) = target.agent.machine.as_ref().filter(|_| target.agent_runs() && target.agent.runs_since + 5_000 < self.now)
+        else {
             return;
         };
         let memory = machine.memory();

@@ -175,7 +175,12 @@ impl World {
         let hurt = self.now < target.guard.hurt_at + 5_000 || (restart && target.guard.broken);
         let guarded = !self.options.guard || hurt || target.guard.armed.is_some() || self.store.view().is_paused();
         let fed = target.dog.counting.is_some() || self.options.dog_mode != DogMode::Required || self.store.view().is_paused();
-        self.fact(Fact::Promotion { node, holds_key, without_branch: start && was_standby, fenced: guarded && (fed || target.dog.vanished) });
+        self.fact(Fact::Promotion {
+            node,
+            holds_key,
+            without_branch: start && was_standby,
+            fenced: guarded && (fed || target.dog.vanished),
+        });
     }
 
     fn start(&mut self, node: usize, job: &mut RunningJob) -> Option<JobOutcome> {

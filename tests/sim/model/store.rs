@@ -311,7 +311,9 @@ fn parse_member(value: Value, lease: LeaseId) -> Member {
         tags: Tags { nofailover, ..Tags::default() },
         lease,
         // Only what the core looks at: copying documents would be most of the simulator's work.
-        raw: Value::Object(["replication_state", "no_carrier"].iter().filter_map(|key| Some(((*key).to_owned(), value.get(key)?.clone()))).collect()),
+        raw: Value::Object(
+            ["replication_state", "no_carrier"].iter().filter_map(|key| Some(((*key).to_owned(), value.get(key)?.clone()))).collect(),
+        ),
     }
 }
 

@@ -265,10 +265,8 @@ impl World {
 
     /// The mutation `blind-kick`: fed all the time.
     pub fn kick_blindly(&mut self, node: usize) {
-        if self.is_mutated(Mutation::BlindKick) {
-            if self.nodes[node].dog.counting.is_some() && self.nodes[node].agent_runs() {
-                self.dog_kick(node);
-            }
+        if self.is_mutated(Mutation::BlindKick) && self.nodes[node].dog.counting.is_some() && self.nodes[node].agent_runs() {
+            self.dog_kick(node);
         }
     }
 }

@@ -297,7 +297,9 @@ impl World {
                 }
             }
             Audience::Guard(node) if self.nodes[node].guard.stopped => self.nodes[node].guard.deferred.push_back(event),
-            Audience::Guard(node) | Audience::Box(node) if self.nodes[node].power == Power::Suspended => self.nodes[node].deferred.push_back(event),
+            Audience::Guard(node) | Audience::Box(node) if self.nodes[node].power == Power::Suspended => {
+                self.nodes[node].deferred.push_back(event)
+            }
             _ => self.happen(event),
         }
     }
