@@ -153,7 +153,7 @@ impl World {
         true
     }
 
-    /// `n2:clonefrom`, `n2:replicatefrom:n3`, `n2:checkpoint_pending`.
+    /// `n2:clonefrom`, `n2:replicatefrom:n3`, `n2:checkpoint_pending`, `n2:no_carrier`.
     fn tag_member(&mut self, value: &str) {
         let mut parts = value.split(':');
         let who = name(parts.next().expect("member"));
@@ -161,6 +161,7 @@ impl World {
         match parts.next().expect("tag") {
             "clonefrom" => member.tags.clonefrom = true,
             "checkpoint_pending" => member.checkpoint_pending = true,
+            "no_carrier" => member.raw = serde_json::json!({ "no_carrier": true }),
             "replicatefrom" => member.tags.replicatefrom = parts.next().map(name),
             other => panic!("unknown tag {other}"),
         }
@@ -238,6 +239,7 @@ impl World {
                     other => panic!("unknown watchdog {other}"),
                 }
             }
+            "carrier_acted" => memory.carrier_acted_at = Some(NOW - duration(value)),
             "no_carrier" => memory.carrier_lost_at = Some(NOW - duration(value)),
             "restart" => memory.restart = Some(RestartRequest::default()),
             "job" => {

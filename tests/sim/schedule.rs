@@ -149,6 +149,7 @@ impl Kind {
             Kind::Blackout => 150,
             Kind::PatchConfig | Kind::Restart => 200,
             Kind::GuardBroken | Kind::DogVanishes | Kind::DogRefuses => 150,
+            // Only in schedules written by hand: what a member that remembers a pause alone may do is not decided (TRAPS 5.13).
             Kind::Pause => 0,
             _ => 400,
         }

@@ -110,6 +110,8 @@ pub struct Memory {
     pub guard: Guard,
     /// The leader's network cable is out since then.
     pub carrier_lost_at: Option<Instant>,
+    /// It began to hand over while that was so.
+    pub carrier_acted_at: Option<Instant>,
     /// When each member was last seen in the store, for slots that are kept for the absent.
     pub members_seen: BTreeMap<MemberName, Instant>,
 }

@@ -48,21 +48,25 @@ fn is_cut_off(facts: &Facts<'_>) -> bool {
 
 /// A running leader whose clients cannot reach it hands over, if somebody who answers can lead.
 pub(super) fn without_carrier(facts: &Facts<'_>) -> Option<Decision> {
-    if !is_cut_off(facts) || facts.cluster.is_paused() || facts.others().is_empty() {
+    let tried = facts.memory.carrier_acted_at.is_some_and(|at| facts.now.since(at) < CARRIER_AGAIN);
+    if !is_cut_off(facts) || tried || facts.cluster.is_paused() || facts.others().is_empty() {
         return None;
     }
     let Some(peers) = facts.fresh_peers() else { return Some(Decision::need(Verdict::AskingPeers, Need::Peers)) };
-    let possible = facts.others().iter().any(|(name, _)| could_lead(facts, peers, name, false));
-    possible.then(|| step_back(facts, Verdict::DemotingNoCarrier))
+    better_reached(facts, peers).then(|| step_back(facts, Verdict::DemotingNoCarrier))
 }
 
-/// Without a leader: whether another member that answers should lead instead, because clients cannot reach us.
+/// Whether another member that answers, and that has its own cable, should lead instead, because clients cannot reach us.
 pub(super) fn better_reached(facts: &Facts<'_>, peers: &PeersView) -> bool {
-    is_cut_off(facts) && facts.others().iter().any(|(name, _)| could_lead(facts, peers, name, false))
+    let reached = |name: &MemberName| facts.cluster.members.get(name).is_some_and(|member| member.raw.get("no_carrier").is_none());
+    is_cut_off(facts) && facts.others().iter().any(|(name, _)| reached(name) && could_lead(facts, peers, name, false))
 }
 
 /// How long a carrier may be away: a switch that restarts a port, a cable that is plugged again.
 pub const CARRIER_PATIENCE: Millis = Millis(2_000);
+
+/// A hand-over for the carrier's sake that came to nothing is tried again after this: each try is a stop.
+const CARRIER_AGAIN: Millis = Millis(60_000);
 
 /// A request that concerns this leader and whose time has come.
 fn due<'a>(facts: &Facts<'a>) -> Option<&'a FailoverRequest> {

@@ -85,6 +85,7 @@ impl Machine {
         }
         if handover {
             self.memory.handover = true;
+            self.memory.carrier_acted_at = self.memory.carrier_lost_at.map(|_| self.now);
             self.memory.handed_over = self.cluster.as_ref().and_then(|cluster| cluster.failover.as_ref()).map(|failover| failover.revision);
         }
         if node.pg.is_primary() {

@@ -8,7 +8,7 @@ mod address;
 mod command;
 mod fences;
 mod jobs;
-mod observe;
+mod look;
 mod report;
 mod store;
 
@@ -22,7 +22,8 @@ use super::input::{Input, Progress, RestartRequest, Signal};
 use super::lease::LeaseClock;
 use super::types::{Instant, JobId, LeaseId, Millis, RequestId, Revision};
 use super::verdict::Verdict;
-use super::view::{ClusterView, DcsHealth, Initialize, NodeView, PgState, Role};
+use super::view::{ClusterView, DcsHealth, Initialize, NodeView, PgState};
+use look::may_write;
 
 /// The core's state between two inputs.
 #[derive(Debug)]
@@ -262,6 +263,7 @@ impl Machine {
 
     fn take_carrier(&mut self, lost: bool) -> Wake {
         self.memory.carrier_lost_at = lost.then(|| self.memory.carrier_lost_at.unwrap_or(self.now));
+        self.memory.carrier_acted_at = self.memory.carrier_acted_at.filter(|_| lost);
         self.timers.decide_at = self.memory.carrier_lost_at.map(|at| at + CARRIER_PATIENCE);
         Wake::Cycle
     }
@@ -527,17 +529,6 @@ impl Machine {
     /// The revision of the leader key that was seen last.
     fn leader_revision(&self) -> Option<Revision> {
         self.cluster.as_ref()?.leader.as_ref().map(|leader| leader.revision)
-    }
-}
-
-/// Whether PostgreSQL on this box writes, or would as soon as its start is through.
-fn may_write(node: &NodeView, promotion_open: bool) -> bool {
-    match &node.pg {
-        PgState::Unresponsive { as_standby } => !as_standby,
-        PgState::Running(running) => running.role == Role::Primary || promotion_open,
-        // One that stops may let its sessions go on until they end by themselves, and orphans of a dead postmaster may still commit.
-        PgState::Starting { as_standby, .. } => !as_standby,
-        _ => false,
     }
 }
 

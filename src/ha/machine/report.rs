@@ -76,6 +76,9 @@ impl Machine {
         if let Some(request) = &self.scheduled_restart {
             put("scheduled_restart", super::command::restart_document(request, node));
         }
+        if self.memory.carrier_lost_at.is_some() {
+            put("no_carrier", true.into());
+        }
         if cluster.is_paused() {
             put("pause", true.into());
         }

@@ -176,6 +176,7 @@ impl World {
         if self.nodes[node].agent.process == Process::Stopped {
             self.nodes[node].agent.process = Process::Running;
             self.tell_agent(node, false, false);
+            self.vips_announce_again(node);
             self.resume_agent(node);
         }
     }

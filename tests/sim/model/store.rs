@@ -311,7 +311,9 @@ fn parse_member(value: Value, lease: LeaseId) -> Member {
         tags: Tags { nofailover, ..Tags::default() },
         lease,
         // Only what the core looks at: copying documents would be most of the simulator's work.
-        raw: value.get("replication_state").map_or(Value::Null, |state| serde_json::json!({ "replication_state": state })),
+        raw: Value::Object(
+            ["replication_state", "no_carrier"].iter().filter_map(|key| Some(((*key).to_owned(), value.get(key)?.clone()))).collect(),
+        ),
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use mastiff::ha::action::VipAction;
 use mastiff::ha::fence::VipRole;
 
-use super::node::Power;
 use super::world::{Event, World};
 use crate::checkers::Fact;
 use crate::options::Mutation;
@@ -14,6 +13,8 @@ use crate::options::Mutation;
 const KERNEL_LATE_MS: u64 = 400;
 /// Announcements after an address was configured.
 const ANNOUNCED_AT_MS: [u64; 9] = [0, 100, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000];
+/// A box that wakes up keeps its addresses for so long before it speaks of them.
+const PROOF_MS: u64 = 2_000;
 /// Taken off the time that the lease has left: more than the kernel is late, and so little that the shortest lease leaves two seconds.
 const MARGIN_MS: u64 = 500;
 
@@ -34,7 +35,7 @@ impl World {
                 if fresh {
                     self.changed(node, "configure an address");
                     self.fact(Fact::Vip { node, role, on: true });
-                    self.vip_announce(node, role);
+                    self.vip_announce(node, role, 0);
                 }
             }
             VipAction::Drop { role } => {
@@ -48,16 +49,17 @@ impl World {
         }
     }
 
-    fn vip_announce(&mut self, node: usize, role: VipRole) {
+    fn vip_announce(&mut self, node: usize, role: VipRole, from: u64) {
         for after in ANNOUNCED_AT_MS {
-            self.after(after, Event::VipAnnounced { node, role });
+            self.after(from + after, Event::VipAnnounced { node, role });
         }
     }
 
-    /// The link is up again: whatever was said in between was lost.
+    /// The link is up again, or the box is awake: whatever was said in between was lost. Not at once: the address may be on its way out, and
+    /// nobody may speak against the next holder.
     pub fn vips_announce_again(&mut self, node: usize) {
         for role in self.nodes[node].vips.keys().copied().collect::<Vec<_>>() {
-            self.vip_announce(node, role);
+            self.vip_announce(node, role, PROOF_MS);
         }
     }
 
@@ -96,7 +98,9 @@ impl World {
 
     /// Clients learn where the address is, or not.
     pub fn vip_announced(&mut self, node: usize, role: VipRole) {
-        if self.nodes[node].power != Power::On || !self.nodes[node].vips.contains_key(&role) || self.nodes[node].carrier_lost {
+        let target = &self.nodes[node];
+        let awake = target.agent_runs() && target.agent.runs_since + PROOF_MS <= self.now;
+        if !awake || !target.vips.contains_key(&role) || target.carrier_lost {
             return;
         }
         let loss = self.options.announce_loss;

@@ -265,10 +265,8 @@ impl World {
 
     /// The mutation `blind-kick`: fed all the time.
     pub fn kick_blindly(&mut self, node: usize) {
-        if self.is_mutated(Mutation::BlindKick) {
-            if let Some(counting) = self.nodes[node].dog.counting.filter(|_| self.nodes[node].agent_runs()) {
-                self.dog_feed(node, counting.timeout);
-            }
+        if self.is_mutated(Mutation::BlindKick) && self.nodes[node].dog.counting.is_some() && self.nodes[node].agent_runs() {
+            self.dog_kick(node);
         }
     }
 }

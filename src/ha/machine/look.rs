@@ -1,4 +1,4 @@
-//! Looks at PostgreSQL: which count, and what they change in the memory.
+//! Looks at this box's PostgreSQL: which of them count, and what each one changes in the memory.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ impl Machine {
             self.timers.observe_at = Some(self.now);
             return Wake::Sleep;
         }
+        self.just_promoted = false;
         self.remember_observation(&node);
         self.node_is_old = false;
-        self.just_promoted = false;
         self.node = Some(Arc::new(node));
         Wake::Decide
     }
@@ -90,5 +90,16 @@ impl Machine {
             _ => {}
         }
         memory.left_unfinished = None;
+    }
+}
+
+/// Whether PostgreSQL on this box writes, or would as soon as its start is through.
+pub(super) fn may_write(node: &NodeView, promotion_open: bool) -> bool {
+    match &node.pg {
+        PgState::Unresponsive { as_standby } => !as_standby,
+        PgState::Running(running) => running.role == Role::Primary || promotion_open,
+        // One that stops may let its sessions go on until they end by themselves, and orphans of a dead postmaster may still commit.
+        PgState::Starting { as_standby, .. } => !as_standby,
+        _ => false,
     }
 }
