@@ -13,6 +13,7 @@
 //! - [`shell`] is the main loop on one thread and makes no decision about high availability. Nothing on it may block: a step above 100 ms is logged.
 //! - [`dcs`] knows the keys and documents, and talks to etcd; [`postgres`] observes and changes this box's PostgreSQL; [`http`] is the REST API,
 //!   server and client. Every call has a deadline. They do not know each other.
+//! - [`tls`] is certificates, keys and who is trusted, for the REST API, calls to members and connections to PostgreSQL.
 //! - [`config`] reads files, environment and dynamic configuration; [`ctl`] is the operator's command; [`tools`] are the program's other options.
 //! - [`guard`] is the process that ends PostgreSQL when this one does not.
 //! - [`clock`] alone reads clocks; [`signals`], [`notify`], [`log`] and [`metrics`] are what their names say.
@@ -34,6 +35,11 @@ pub mod postgres;
 pub mod privileges;
 pub mod shell;
 pub mod signals;
+#[cfg(feature = "tls")]
+pub mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls/none.rs"]
+pub mod tls;
 pub mod tools;
 pub mod vips;
 pub mod wake;

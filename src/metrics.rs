@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::ha::fence::{Guard, Watchdog};
 use crate::ha::types::Millis;
 use crate::ha::view::Role;
 use crate::http::parse;
 use crate::http::status::Status;
-use crate::http::view::{is_paused, visible_cluster, View};
+use crate::http::view::{is_paused, visible_cluster, View, VipStatus};
 
 /// What the agent counts about itself. One for the process: [`METRICS`].
 #[derive(Debug, Default)]
@@ -19,6 +20,8 @@ pub struct Metrics {
     store_max_ms: AtomicU64,
     store_calls: AtomicU64,
     store_failures: AtomicU64,
+    /// Resets of this box by its watchdog that are known of. Set at the start, by whoever reads the device's boot status.
+    pub watchdog_resets: AtomicU64,
     /// Requests answered by the REST API.
     pub http_requests: AtomicU64,
     /// Connections closed for want of a slot.
@@ -27,8 +30,6 @@ pub struct Metrics {
     pub http_evicted: AtomicU64,
     /// Connections that could not be accepted (file descriptors).
     pub http_accept_errors: AtomicU64,
-    /// Starts of this box that were resets by the watchdog, seen by this process.
-    pub watchdog_resets: AtomicU64,
 }
 
 /// The process's counters.
@@ -46,11 +47,11 @@ impl Metrics {
             store_max_ms: AtomicU64::new(0),
             store_calls: AtomicU64::new(0),
             store_failures: AtomicU64::new(0),
+            watchdog_resets: AtomicU64::new(0),
             http_requests: AtomicU64::new(0),
             http_refused: AtomicU64::new(0),
             http_evicted: AtomicU64::new(0),
             http_accept_errors: AtomicU64::new(0),
-            watchdog_resets: AtomicU64::new(0),
         }
     }
 
@@ -85,6 +86,18 @@ impl Page {
         let labels = &self.labels;
         // Writing to a String cannot fail.
         let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n");
+    }
+
+    /// One line for each virtual address; nothing where there are none.
+    fn addresses<'v>(&mut self, name: &str, help: &str, values: impl Iterator<Item = (&'v VipStatus, bool)>) {
+        for (index, (vip, value)) in values.enumerate() {
+            if index == 0 {
+                let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} gauge\n");
+            }
+            let labels = self.labels.trim_end_matches('}');
+            let (address, role, value) = (vip.address, vip.role.word(), u8::from(value));
+            let _ = writeln!(self.out, "{name}{labels},address=\"{address}\",role=\"{role}\"}} {value}");
+        }
     }
 
     fn flag(&mut self, name: &str, help: &str, value: bool) {
@@ -211,8 +224,28 @@ fn own_part(page: &mut Page, view: &View<'_>) {
     page.put("mastiff_store_failures_total", "counter", "Calls to the store without success.", load(&metrics.store_failures));
     page.put("mastiff_store_seconds", "gauge", "Time of the last call to the store.", seconds(load(&metrics.store_last_ms)));
     page.put("mastiff_store_seconds_max", "gauge", "Longest call to the store so far.", seconds(load(&metrics.store_max_ms)));
+    fences_part(page, view);
     page.put("mastiff_http_requests_total", "counter", "Requests answered by the REST API.", load(&metrics.http_requests));
     page.put("mastiff_http_refused_total", "counter", "Connections closed for want of a slot.", load(&metrics.http_refused));
     page.put("mastiff_http_evicted_total", "counter", "Slow or idle connections closed.", load(&metrics.http_evicted));
     page.put("mastiff_http_accept_errors_total", "counter", "Connections not accepted.", load(&metrics.http_accept_errors));
+}
+
+fn fences_part(page: &mut Page, view: &View<'_>) {
+    // Of a hung main loop nobody knows what still stands.
+    let snapshot = view.snapshot().filter(|_| !view.is_stale());
+    let watchdog = snapshot.map(|snapshot| &snapshot.watchdog);
+    let armed = matches!(watchdog, Some(Watchdog::Armed { .. }));
+    page.flag("mastiff_watchdog_armed", "Value is 1 if the watchdog resets this node unless it is fed, 0 otherwise.", armed);
+    let usable = matches!(watchdog, Some(Watchdog::Ready | Watchdog::Arming | Watchdog::Armed { .. }));
+    page.flag("mastiff_watchdog_usable", "Value is 1 if there is a watchdog that works, 0 otherwise.", usable);
+    let resets = METRICS.watchdog_resets.load(Ordering::Relaxed);
+    page.put("mastiff_watchdog_resets_total", "counter", "Resets of this node by its watchdog.", resets);
+    let guarded = matches!(snapshot.map(|snapshot| snapshot.guard), Some(Guard::Armed { until }) if view.now < until);
+    page.flag("mastiff_guard_armed", "Value is 1 if the guard process ends Postgres when the lease is not renewed, 0 otherwise.", guarded);
+    let vips = &view.current.vips;
+    let held = vips.iter().map(|vip| (vip, vip.is_held(view.now, view.is_stale())));
+    page.addresses("mastiff_vip_held", "Value is 1 if this node holds the virtual address, 0 otherwise.", held);
+    let conflicts = vips.iter().map(|vip| (vip, vip.conflict.is_some()));
+    page.addresses("mastiff_vip_conflict", "Value is 1 if somebody else answers for the virtual address, 0 otherwise.", conflicts);
 }

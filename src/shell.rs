@@ -91,6 +91,7 @@ struct Shell {
     postgres_config: PostgresConfig,
     published: Arc<Published>,
     server: Server,
+    members: http::client::Client,
     inputs: mpsc::UnboundedSender<Input>,
     replies: BTreeMap<ReplyId, oneshot::Sender<Reply>>,
     next_reply: u64,
@@ -172,9 +173,10 @@ impl Shell {
         }
         let published = Arc::new(Published::new());
         let identity = identity(&config, &effective);
+        let members = http::client::Client::new(&config.ctl);
         let server = match http::spawn(&config.restapi, identity, Arc::clone(&published), commands) {
             Ok(server) => server,
-            Err(error) => return Err(explain_busy_port(&config, &effective, error).await),
+            Err(error) => return Err(explain_busy_port(&config, &effective, &members, error).await),
         };
         let watchdog = Watchdog::new(&effective.watchdog, effective.ha.watchdog.mode, notify::watchdog_time());
         let guard = GuardLink::new(&effective.postgres.data_dir, &config.scope, &config.name, inputs.clone());
@@ -194,6 +196,7 @@ impl Shell {
             postgres_config: effective.postgres,
             published,
             server,
+            members,
             inputs,
             replies: BTreeMap::new(),
             next_reply: 1,
@@ -217,7 +220,7 @@ impl Shell {
     }
 
     fn start_watchers(&self) {
-        self.vips.start();
+        self.vips.start(&self.published);
         if let (Some(time), Watchdog::Device(_)) = (notify::watchdog_time(), &self.watchdog) {
             // PID 1 supervises this loop, and the device is ours.
             tokio::task::spawn_local(notify::stay_alive(time));
@@ -301,8 +304,8 @@ impl Shell {
                 self.answer(async move { Input::Observed { id, node: Box::new(postgres.observe(deadline.to_std()).await) } });
             }
             Action::AskPeers { id, peers, deadline } => {
-                let now = clock::now();
-                self.answer(async move { Input::Peers { id, view: http::client::ask_peers(peers, deadline.to_std(), now).await } });
+                let (now, members) = (clock::now(), self.members.clone());
+                self.answer(async move { Input::Peers { id, view: members.ask_peers(peers, deadline.to_std(), now).await } });
             }
             Action::ReadUpstream { id, upstream, deadline } => {
                 let postgres = self.postgres.clone();
@@ -441,11 +444,17 @@ impl Shell {
     /// SIGHUP and `POST /reload`: a bad file changes nothing.
     fn reload_file(&mut self) {
         notify::reloading();
-        match (self.reload)() {
+        let loaded = (self.reload)().and_then(|config| {
+            self.server.reconfigure(&config.restapi).map_err(|error| error.to_string())?;
+            Ok(config)
+        });
+        match loaded {
             Ok(config) => {
                 self.say_unchangeable(&config);
                 crate::log::reconfigure(&config.log);
-                self.server.reconfigure(&config.restapi);
+                if self.config.ctl != config.ctl {
+                    self.members = http::client::Client::new(&config.ctl);
+                }
                 self.config = config;
                 self.apply_config(true);
             }
@@ -487,6 +496,12 @@ impl Shell {
             self.postgres.reconfigure(effective.postgres);
             self.run_task(Task::ReloadPostgres);
         }
+        self.watchdog.set_mode(effective.ha.watchdog.mode);
+        if let Err(error) = self.vips.reconfigure(&effective.vip) {
+            log::error!("vip: {error}; the addresses stay as they were");
+            effective.ha.vip_roles.clone_from(&self.machine.config().vip_roles);
+        }
+        self.guard.set_addresses(self.vips.addresses());
         let _ = self.inputs.send(Input::Config(Box::new(effective.ha)));
     }
 
@@ -522,7 +537,7 @@ impl Shell {
         let other = view.members.get(&me).and_then(|member| member.api_url.clone());
         // Our own address is ours: we listen there. Another one may be an agent that lives.
         match other.filter(|url| *url != self.machine.config().api_url) {
-            Some(url) => !http::client::is_running(&url, Duration::from_secs(2)).await,
+            Some(url) => !self.members.is_running(&url, Duration::from_secs(2)).await,
             None => true,
         }
     }
@@ -553,8 +568,8 @@ fn identity(config: &Config, effective: &Effective) -> Identity {
 }
 
 /// A busy port is often ourselves, started twice: say that then.
-async fn explain_busy_port(config: &Config, effective: &Effective, error: http::Error) -> Error {
-    let answer = http::client::call("GET", &effective.ha.api_url, None, None, Duration::from_secs(2)).await;
+async fn explain_busy_port(config: &Config, effective: &Effective, members: &http::client::Client, error: http::Error) -> Error {
+    let answer = members.call("GET", &effective.ha.api_url, None, None, Duration::from_secs(2)).await;
     let twin = answer.ok().and_then(|(_, body)| serde_json::from_slice::<serde_json::Value>(&body).ok());
     let named = |field: &str| twin.as_ref().and_then(|doc| doc.get("patroni")?.get(field)?.as_str().map(str::to_owned));
     if named("name").as_deref() == Some(&config.name) && named("scope").as_deref() == Some(&config.scope) {

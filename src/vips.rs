@@ -2,17 +2,18 @@
 //!
 //! Whether an address may be here is not decided here: each order carries its lease, and nothing is done after that has ended.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mastiff_vip::{Address, Error, Event, Holder, Lifetime, Probe};
 use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
 use tokio::sync::{mpsc, Notify};
+use tokio::task::AbortHandle;
 
 use crate::clock;
 use crate::config::types::{OnConflict, VipLifetime, VipSettings};
@@ -20,42 +21,27 @@ use crate::guard;
 use crate::ha::action::VipAction;
 use crate::ha::fence::VipRole;
 use crate::ha::input::Input;
-use crate::ha::types::{Instant, Millis};
-
-/// What is known of one address, for REST and metrics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VipStatus {
-    /// The address.
-    pub address: IpAddr,
-    /// Length of its prefix.
-    pub prefix: u8,
-    /// The interface.
-    pub interface: String,
-    /// Who carries it.
-    pub role: VipRole,
-    /// It is on the interface.
-    pub held: bool,
-    /// Until the order to hold it ends.
-    pub lifetime_left: Option<Millis>,
-    /// Somebody else has it, too, or did.
-    pub conflict: Option<String>,
-    /// Why it could not be added or removed.
-    pub error: Option<String>,
-}
+use crate::ha::types::{Instant, Millis, WallTime};
+use crate::http::{Published, VipStatus};
 
 /// All virtual IPs of this box.
 #[derive(Clone)]
 pub struct Vips {
-    all: Rc<Vec<Rc<One>>>,
+    all: Rc<RefCell<Vec<Rc<One>>>>,
+    /// Something to be shown changed.
+    dirty: Rc<Notify>,
+    seed: u64,
+    inputs: mpsc::UnboundedSender<Input>,
 }
 
 /// One address.
 struct One {
-    role: VipRole,
-    on_conflict: OnConflict,
+    setting: VipSettings,
+    task: Cell<Option<AbortHandle>>,
     inner: RefCell<Inner>,
     /// The task that sends what is due must look at the time again.
     changed: Notify,
+    dirty: Rc<Notify>,
     inputs: mpsc::UnboundedSender<Input>,
 }
 
@@ -64,6 +50,9 @@ struct Inner {
     /// The order: until when the address may be here.
     until: Option<Instant>,
     held: bool,
+    since: Option<WallTime>,
+    /// When the kernel removes it, unless it is renewed.
+    expires_at: Option<Instant>,
     conflict: Option<String>,
     error: Option<String>,
 }
@@ -74,29 +63,65 @@ impl Vips {
     /// # Errors
     /// A missing capability, with what to do about it. A missing interface is said and waited for.
     pub fn open(settings: &[VipSettings], seed: u64, inputs: &mpsc::UnboundedSender<Input>) -> Result<Vips, Error> {
-        let mut all = Vec::new();
-        for setting in settings {
-            let mut holder = Holder::open(address(setting), seed)?;
-            match holder.check() {
-                Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("vip: {warning}")),
-                Err(error @ Error::Capability { .. }) => return Err(error),
-                Err(error) => log::error!("vip {}: {error}", setting.address),
-            }
-            if setting.role == VipRole::Primary && !holder.is_running() {
-                let _ = inputs.send(Input::Carrier { lost: true });
-            }
-            let inner = Inner { holder, until: None, held: false, conflict: None, error: None };
-            let (role, on_conflict) = (setting.role, setting.on_conflict);
-            all.push(Rc::new(One { role, on_conflict, inner: RefCell::new(inner), changed: Notify::new(), inputs: inputs.clone() }));
-        }
-        Ok(Vips { all: Rc::new(all) })
+        let vips = Vips { all: Rc::default(), dirty: Rc::default(), seed, inputs: inputs.clone() };
+        let all: Result<Vec<Rc<One>>, Error> = settings.iter().map(|setting| vips.open_one(setting)).collect();
+        vips.all.replace(all?);
+        Ok(vips)
     }
 
-    /// Starts a task for each address: events of the kernel, announcements.
-    pub fn start(&self) {
-        for one in self.all.iter() {
-            tokio::task::spawn_local(Rc::clone(one).run());
+    fn open_one(&self, setting: &VipSettings) -> Result<Rc<One>, Error> {
+        let mut holder = Holder::open(address(setting), self.seed)?;
+        match holder.check() {
+            Ok(warnings) => warnings.iter().for_each(|warning| log::warn!("vip: {warning}")),
+            Err(error @ Error::Capability { .. }) => return Err(error),
+            Err(error) => log::error!("vip {}: {error}", setting.address),
         }
+        if setting.role == VipRole::Primary && !holder.is_running() {
+            let _ = self.inputs.send(Input::Carrier { lost: true });
+        }
+        let inner = Inner { holder, until: None, held: false, since: None, expires_at: None, conflict: None, error: None };
+        Ok(Rc::new(One {
+            setting: setting.clone(),
+            task: Cell::new(None),
+            inner: RefCell::new(inner),
+            changed: Notify::new(),
+            dirty: Rc::clone(&self.dirty),
+            inputs: self.inputs.clone(),
+        }))
+    }
+
+    /// After a reload: what is configured as before stays as it is, what is not is removed, what is new waits for the next order.
+    ///
+    /// # Errors
+    /// Those of [`Vips::open`]; then nothing was changed.
+    pub fn reconfigure(&self, settings: &[VipSettings]) -> Result<(), Error> {
+        let old = self.all.borrow().clone();
+        let kept = |setting: &VipSettings| old.iter().find(|one| one.setting == *setting).cloned();
+        let next: Result<Vec<Rc<One>>, Error> =
+            settings.iter().map(|setting| kept(setting).map_or_else(|| self.open_one(setting), Ok)).collect();
+        let next = next?;
+        for one in old.iter().filter(|one| !next.iter().any(|other| Rc::ptr_eq(one, other))) {
+            one.drop_now();
+            if let Some(task) = one.task.take() {
+                task.abort();
+            }
+        }
+        next.iter().filter(|one| !old.iter().any(|other| Rc::ptr_eq(one, other))).for_each(One::start);
+        self.all.replace(next);
+        self.dirty.notify_one();
+        Ok(())
+    }
+
+    /// Starts a task for each address: events of the kernel, announcements; and one that shows what became of them.
+    pub fn start(&self, published: &Arc<Published>) {
+        let (vips, published) = (self.clone(), Arc::clone(published));
+        tokio::task::spawn_local(async move {
+            loop {
+                published.set_vips(vips.status());
+                vips.dirty.notified().await;
+            }
+        });
+        self.all.borrow().iter().for_each(One::start);
     }
 
     /// Carries an order out before it returns.
@@ -104,7 +129,7 @@ impl Vips {
         let role = match action {
             VipAction::Hold { role, .. } | VipAction::Drop { role } => *role,
         };
-        for one in self.all.iter().filter(|one| one.role == role) {
+        for one in self.all.borrow().iter().filter(|one| one.setting.role == role) {
             match action {
                 VipAction::Hold { lease, .. } => one.hold(lease.until()),
                 VipAction::Drop { .. } => one.drop_now(),
@@ -115,18 +140,19 @@ impl Vips {
     /// What a guard must remove when the agent cannot.
     #[must_use]
     pub fn addresses(&self) -> Vec<guard::Address> {
-        let all = self.all.iter().map(|one| {
+        let all = self.all.borrow();
+        let addresses = all.iter().map(|one| {
             let inner = one.inner.borrow();
             let address = inner.holder.address();
             guard::Address { ip: address.ip, prefix: address.prefix, device: address.interface.clone() }
         });
-        all.collect()
+        addresses.collect()
     }
 
     /// For REST and metrics.
     #[must_use]
     pub fn status(&self) -> Vec<VipStatus> {
-        self.all.iter().map(|one| one.status()).collect()
+        self.all.borrow().iter().map(|one| one.status()).collect()
     }
 }
 
@@ -134,6 +160,9 @@ fn address(setting: &VipSettings) -> Address {
     let mut address = Address::new(setting.address, &setting.interface);
     address.prefix = setting.prefix;
     address.label.clone_from(&setting.label);
+    address.announce_every = setting.announce_interval.map(Millis::to_std);
+    address.gateway = setting.gateway;
+    address.preferred = setting.preferred;
     address.lifetime = match setting.lifetime {
         VipLifetime::Auto => Lifetime::Auto,
         VipLifetime::Off => Lifetime::Off,
@@ -152,19 +181,24 @@ fn at(instant: Instant) -> Duration {
 }
 
 impl One {
+    fn start(one: &Rc<One>) {
+        one.task.set(Some(tokio::task::spawn_local(Rc::clone(one).run()).abort_handle()));
+    }
+
     fn hold(&self, until: Instant) {
         let mut inner = self.inner.borrow_mut();
         let first = inner.until.is_none();
         inner.until = Some(until);
         if inner.held {
             inner.put(false);
-        } else if self.on_conflict == OnConflict::Refuse {
+        } else if self.setting.on_conflict == OnConflict::Refuse {
             self.ask(&mut inner, first);
         } else {
             inner.put(true);
         }
         drop(inner);
         self.changed.notify_one();
+        self.dirty.notify_one();
     }
 
     /// Somebody else's address is not taken: asked first, and again with each renewal, until nobody answers.
@@ -189,22 +223,23 @@ impl One {
                 inner.error = Some(error.to_string());
             }
         }
-        inner.held = false;
+        inner.gone();
         drop(inner);
         self.changed.notify_one();
+        self.dirty.notify_one();
     }
 
     fn status(&self) -> VipStatus {
         let inner = self.inner.borrow();
         let address = inner.holder.address();
-        let left = inner.until.filter(|_| inner.held).map(|until| clock::now().until(until));
         VipStatus {
             address: address.ip,
             prefix: address.prefix,
             interface: address.interface.clone(),
-            role: self.role,
+            role: self.setting.role,
             held: inner.held,
-            lifetime_left: left,
+            since: inner.since,
+            expires_at: inner.expires_at,
             conflict: inner.conflict.clone(),
             error: inner.error.clone(),
         }
@@ -239,6 +274,7 @@ impl One {
         inner.holder.tick(now());
         for event in inner.holder.poll_events(now()) {
             self.take(inner, &event);
+            self.dirty.notify_one();
         }
         if !inner.held && inner.until.is_some_and(|until| clock::now() < until) {
             match inner.holder.conflict(now()) {
@@ -253,7 +289,7 @@ impl One {
         let address = inner.holder.address().ip;
         match event {
             Event::AddressRemoved => {
-                inner.held = false;
+                inner.gone();
                 if inner.until.is_some_and(|until| clock::now() < until) {
                     log::warn!("virtual IP {address} was removed by somebody else, or expired; adding it again");
                     inner.put(true);
@@ -269,7 +305,7 @@ impl One {
     fn carrier(&self, inner: &Inner, lost: bool) {
         let state = if lost { "lost its carrier or is down" } else { "runs again" };
         log::warn!("vip: interface {} {state}", inner.holder.address().interface);
-        if self.role == VipRole::Primary {
+        if self.setting.role == VipRole::Primary {
             let _ = self.inputs.send(Input::Carrier { lost });
         }
     }
@@ -286,8 +322,10 @@ impl Inner {
             Ok(()) => {
                 if !self.held {
                     log::info!("virtual IP {}/{} added to {}", address.ip, address.prefix, address.interface);
+                    self.since = Some(clock::wall());
                 }
                 self.held = true;
+                self.expires_at = valid.map(|seconds| clock::now() + Millis::from_secs(u64::from(seconds)));
                 self.error = None;
             }
             Err(error) => {
@@ -295,10 +333,14 @@ impl Inner {
                 if self.error.as_ref() != Some(&text) {
                     log::error!("virtual IP {}: {text}", address.ip);
                 }
-                self.held = false;
+                self.gone();
                 self.error = Some(text);
             }
         }
+    }
+
+    fn gone(&mut self) {
+        (self.held, self.since, self.expires_at) = (false, None, None);
     }
 
     fn clash(&mut self, text: &str) {

@@ -50,6 +50,13 @@ impl Watchdog {
         }))
     }
 
+    /// After a reload.
+    pub fn set_mode(&mut self, mode: WatchdogMode) {
+        if let Watchdog::Device(hardware) = self {
+            hardware.required = mode == WatchdogMode::Required;
+        }
+    }
+
     /// Carries an order out. What the core must hear of it, if anything.
     pub fn act(&mut self, action: WatchdogAction) -> Option<WatchdogReport> {
         match self {

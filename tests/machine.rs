@@ -1,205 +1,16 @@
 //! `Machine` driven by hand, one fact after the other: situations that a review thought of, each a few lines.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod driven;
+
+use driven::{member, peer, primary, standby, Bench};
 use mastiff::ha::action::{Action, Job, StoreRequest, VipAction, WipeReason};
-use mastiff::ha::config::HaConfig;
+use mastiff::ha::config::{HaConfig, WatchdogMode};
 use mastiff::ha::decide::samples;
-use mastiff::ha::fence::VipRole;
+use mastiff::ha::fence::{VipRole, WatchdogReport};
 use mastiff::ha::input::{Command, DcsFailure, Input, JobOutcome, StoreOutcome};
-use mastiff::ha::types::{Instant, JobId, LeaseId, Lsn, MemberName, Millis, ReplyId, RequestId, Revision, Timeline};
-use mastiff::ha::view::{
-    ClusterView, ControlState, Initialize, LeaderEntry, Member, NodeView, PeerStatus, PeersView, PgRunning, PgState, UpstreamHistory,
-    Versioned,
-};
-use mastiff::ha::Machine;
-
-/// A box: the machine, what it asked for last, and the world it is told of.
-struct Bench {
-    machine: Machine,
-    now: u64,
-    out: Vec<Action>,
-    view: ClusterView,
-    pg: PgState,
-}
-
-fn member(name: &str) -> (MemberName, Member) {
-    let member = Member {
-        conn_url: Some(format!("postgres://{name}:5432/postgres")),
-        api_url: Some(format!("http://{name}:8008/patroni")),
-        state: "running".to_owned(),
-        role: "replica".to_owned(),
-        ..Member::default()
-    };
-    (MemberName::from(name), member)
-}
-
-fn peer(position: u64) -> PeerStatus {
-    PeerStatus { in_recovery: true, position: Lsn(position), timeline: Some(Timeline(1)), ..PeerStatus::default() }
-}
-
-fn standby(upstream: &str, streaming: bool, position: u64) -> PgState {
-    PgState::Running(PgRunning { upstream: Some(format!("{upstream}:5432")), streaming, ..samples::standby(1, position) })
-}
-
-fn primary() -> PgState {
-    PgState::Running(samples::primary(1, 100))
-}
-
-impl Bench {
-    fn new(pg: PgState) -> Bench {
-        Bench::with(HaConfig::for_member("n1"), pg)
-    }
-
-    fn with(config: HaConfig, pg: PgState) -> Bench {
-        let mut view = ClusterView { initialize: Some(Initialize::Done(samples::SYSTEM_ID)), ..ClusterView::default() };
-        view.config = Some(Versioned { revision: Revision(1), value: serde_json::json!({}) });
-        view.members = [member("n1"), member("n2")].into();
-        Bench { machine: Machine::new(config, Instant(1_000_000)), now: 1_000_000, out: Vec::new(), view, pg }
-    }
-
-    fn step(&mut self, input: Input) {
-        self.machine.step(Instant(self.now), input, &mut self.out);
-    }
-
-    fn pass(&mut self, ms: u64) {
-        self.now += ms;
-    }
-
-    /// Takes the first action of a kind out of what is asked for.
-    fn take<T>(&mut self, pick: impl Fn(&Action) -> Option<T>) -> Option<T> {
-        let at = self.out.iter().position(|action| pick(action).is_some())?;
-        pick(&self.out.remove(at))
-    }
-
-    fn store(&mut self, wanted: impl Fn(&StoreRequest) -> bool) -> Option<RequestId> {
-        self.take(|action| match action {
-            Action::Store { id, request, .. } if wanted(request) => Some(*id),
-            _ => None,
-        })
-    }
-
-    fn read_asked(&mut self) -> Option<RequestId> {
-        self.store(|request| matches!(request, StoreRequest::Read))
-    }
-
-    fn answer(&mut self, id: RequestId, outcome: StoreOutcome) {
-        self.step(Input::Store { id, outcome });
-    }
-
-    fn answer_read(&mut self) {
-        let id = self.read_asked().expect("a read was asked for");
-        self.answer(id, StoreOutcome::View(Box::new(self.view.clone())));
-    }
-
-    fn answer_renewal(&mut self, lease: i64) {
-        let id = self.store(|request| matches!(request, StoreRequest::RenewLease { .. })).expect("a renewal was asked for");
-        self.answer(id, StoreOutcome::Lease { lease: LeaseId(lease), ttl: self.machine.config().ttl });
-    }
-
-    fn observe_asked(&mut self) -> Option<RequestId> {
-        self.take(|action| match action {
-            Action::Observe { id, .. } => Some(*id),
-            _ => None,
-        })
-    }
-
-    fn answer_observation(&mut self) {
-        let id = self.observe_asked().expect("an observation was asked for");
-        let node = Box::new(NodeView { observed_at: Instant(self.now), pg: self.pg.clone() });
-        self.step(Input::Observed { id, node });
-    }
-
-    fn job(&mut self) -> Option<(JobId, &'static str)> {
-        self.take(|action| match action {
-            Action::RunJob { id, job } => Some((*id, job.name())),
-            _ => None,
-        })
-    }
-
-    fn wipe(&mut self) -> Option<WipeReason> {
-        self.take(|action| match action {
-            Action::RunJob { job: Job::RemoveData { reason }, .. } => Some(*reason),
-            _ => None,
-        })
-    }
-
-    fn peers_asked(&mut self) -> Option<(RequestId, Millis)> {
-        self.take(|action| match action {
-            Action::AskPeers { id, deadline, .. } => Some((*id, *deadline)),
-            _ => None,
-        })
-    }
-
-    fn leader(&mut self, name: &str, lease: i64) {
-        self.view.leader = Some(LeaderEntry { name: MemberName::from(name), lease: LeaseId(lease), revision: Revision(9) });
-    }
-
-    /// One whole cycle: tick, read, look, a few milliseconds in between. Leaves what was decided in `out`.
-    fn cycle(&mut self) {
-        let asked = |action: &Action| {
-            let store = matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. });
-            store || matches!(action, Action::Observe { .. })
-        };
-        if !self.out.iter().any(asked) {
-            self.now = self.machine.next_deadline().0.max(self.now + 1);
-            self.step(Input::Tick);
-        }
-        for _ in 0..4 {
-            self.pass(2);
-            if self.store(|request| matches!(request, StoreRequest::RenewLease { .. })).map(|id| self.renew(id)).is_some() {
-                continue;
-            }
-            if self.out.iter().any(|action| matches!(action, Action::Observe { .. })) {
-                self.answer_observation();
-            }
-            if self.out.iter().any(|action| matches!(action, Action::Store { request: StoreRequest::Read, .. })) {
-                self.answer_read();
-            }
-        }
-    }
-
-    fn renew(&mut self, id: RequestId) {
-        let ttl = self.machine.config().ttl;
-        self.answer(id, StoreOutcome::Lease { lease: LeaseId(1), ttl });
-    }
-
-    /// Everything that was asked for so far is of no interest any more.
-    fn forget(&mut self) {
-        self.out.retain(|action| {
-            matches!(action, Action::Store { request: StoreRequest::Read | StoreRequest::RenewLease { .. }, .. } | Action::Observe { .. })
-        });
-    }
-
-    /// Answers a question about n2's history: on timeline 2 since 500.
-    fn tell_history(&mut self) {
-        let asked = self.take(|action| match action {
-            Action::ReadUpstream { id, .. } => Some(*id),
-            _ => None,
-        });
-        let Some(id) = asked else { return };
-        let history = UpstreamHistory {
-            member: MemberName::from("n2"),
-            is_primary: true,
-            system_id: samples::SYSTEM_ID,
-            timeline: Timeline(2),
-            position: Lsn(950),
-            history: vec![(Timeline(1), Lsn(500))],
-            oldest_wal: None,
-        };
-        self.step(Input::Upstream { id, result: Ok(history) });
-    }
-
-    /// First facts: lease 1, the view and the look as they are set.
-    fn start(&mut self) {
-        self.step(Input::Tick);
-        self.answer_renewal(1);
-        self.pass(2);
-        self.answer_observation();
-        self.answer_read();
-        self.pass(1);
-        while self.read_asked().map(|id| self.answer(id, StoreOutcome::View(Box::new(self.view.clone())))).is_some() {}
-    }
-}
+use mastiff::ha::types::{Instant, JobId, Lsn, MemberName, Millis, ReplyId, Revision, Timeline};
+use mastiff::ha::view::{ControlState, Initialize, PeersView, PgState, UpstreamHistory};
 
 #[test]
 fn a_silent_peer_does_not_stop_an_election_in_a_fast_cluster() {
@@ -689,6 +500,36 @@ fn a_look_at_postgres_right_after_the_claim_does_not_end_the_bootstrap() {
     assert!(bench.take(|action| matches!(action, Action::CancelJob { .. }).then_some(())).is_none(), "nobody was quicker");
 }
 
+#[test]
+fn the_member_key_tells_of_watchdog_and_address_once_there_is_something_to_tell() {
+    let mut config = HaConfig::for_member("n1");
+    config.watchdog.mode = WatchdogMode::Automatic;
+    config.vip_roles = [VipRole::Primary].into();
+    let mut bench = Bench::with(config, primary());
+    bench.leader("n1", 1);
+    bench.start();
+    let mut told = |report: Option<WatchdogReport>| {
+        report.into_iter().for_each(|report| bench.step(Input::Watchdog(report)));
+        let mut written = None;
+        for _ in 0..4 {
+            bench.cycle();
+            while let Some((id, value)) = bench.take(|action| match action {
+                Action::Store { id, request: StoreRequest::PutMember { value, .. }, .. } => Some((*id, value.clone())),
+                _ => None,
+            }) {
+                bench.answer(id, StoreOutcome::Done { revision: Revision(7) });
+                written = Some(value);
+            }
+        }
+        written.map(|value| (value.get("watchdog").cloned(), value.get("vip").cloned()))
+    };
+    let (primary, armed) = (Some(serde_json::json!(["primary"])), Some(serde_json::json!("armed")));
+    assert_eq!(told(None), Some((None, primary.clone())), "the address follows PostgreSQL, the watchdog was not looked at");
+    assert_eq!(told(Some(WatchdogReport::Unusable("none".into()))), None, "an automatic one that is missing is no news");
+    assert_eq!(told(Some(WatchdogReport::Ready)).map(|told| told.1), Some(primary.clone()));
+    assert_eq!(told(Some(WatchdogReport::Armed { timeout: Millis(10_000), stoppable: true })), Some((armed, primary)));
+}
+
 /// Orders about the virtual addresses, as words.
 fn vip_orders(bench: &mut Bench) -> Vec<&'static str> {
     let orders = bench.out.iter().filter_map(|action| match action {
@@ -714,7 +555,7 @@ fn promoting() -> (Bench, JobId) {
             bench.answer(id, StoreOutcome::Done { revision: Revision(9) });
         }
         if let Some((id, "promote")) = bench.job() {
-            assert_eq!(vip_orders(&mut bench), Vec::<&str>::new(), "not before it is writable");
+            assert!(!vip_orders(&mut bench).contains(&"hold"), "not before it is writable");
             return (bench, id);
         }
         bench.cycle();
@@ -728,10 +569,8 @@ fn the_address_comes_with_the_end_of_the_promotion_and_not_with_the_next_look() 
     bench.step(Input::JobExited { id, outcome: JobOutcome::Done });
     assert_eq!(vip_orders(&mut bench), ["hold", "on_role_change"]);
     // A look that says otherwise counts.
-    bench.pass(5);
-    bench.step(Input::Tick);
-    bench.pass(5);
-    bench.answer_observation();
+    bench.cycle();
+    bench.cycle();
     assert_eq!(vip_orders(&mut bench), ["drop"], "still in recovery");
 }
 

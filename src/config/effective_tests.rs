@@ -59,6 +59,20 @@ fn timing_is_made_to_fit() {
 }
 
 #[test]
+fn the_watchdog_is_made_to_fit_the_lease() {
+    let fitted = |watchdog: &str, ttl: i64| {
+        let out = effective(&format!("watchdog: {watchdog}\n"), json!({"ttl": ttl, "loop_wait": 1, "retry_timeout": 1}));
+        (out.ha.watchdog.limit(out.ha.ttl, out.ha.loop_wait), out.watchdog.pretimeout, out.warnings.len())
+    };
+    assert_eq!(fitted("{}", 30), (Millis(10_000), None, 0));
+    assert_eq!(fitted("{}", 3), (Millis(1000), None, 0), "nobody wrote the margin of 5 s");
+    assert_eq!(fitted("{safety_margin: 4}", 4), (Millis(1000), None, 1));
+    assert_eq!(fitted("{safety_margin: 40, mode: off}", 30).2, 0);
+    assert_eq!(fitted("{hw_timeout: 14, pretimeout: 13}", 30), (Millis(14_000), Some(Millis(13_000)), 0));
+    assert_eq!(fitted("{hw_timeout: 15, pretimeout: 15}", 30), (Millis(14_500), None, 2));
+}
+
+#[test]
 fn dynamic_values_in_all_spellings() {
     let out = effective(
         "",

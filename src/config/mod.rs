@@ -192,6 +192,8 @@ impl Config {
             // An armed device must not be let go of by a reload.
             ("watchdog.device", self.watchdog_device.device != new.watchdog_device.device),
             ("watchdog.driver", self.watchdog_device.driver != new.watchdog_device.driver),
+            ("watchdog.pretimeout", self.watchdog_device.pretimeout != new.watchdog_device.pretimeout),
+            // Their sockets are opened while the privileges are there.
         ];
         pairs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

@@ -111,10 +111,12 @@ pub struct RestConfig {
     pub connect_address: HostPort,
     /// `authentication`.
     pub authentication: Option<(String, Secret)>,
-    /// `certfile`, `keyfile`, `keyfile_password`, `cafile`, `ciphers`, `verify_client`.
+    /// `certfile`, `keyfile`, `keyfile_password`; `None`: plain HTTP.
     pub tls: Option<TlsIdentity>,
     /// `cafile`.
     pub cafile: Option<PathBuf>,
+    /// `ciphers`, in OpenSSL's form.
+    pub ciphers: Option<String>,
     /// `verify_client`: `none`, `optional` or `required`.
     pub verify_client: String,
     /// `allowlist`; `None`: everybody.
@@ -141,7 +143,7 @@ pub struct TlsIdentity {
 }
 
 /// `ctl`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct CtlConfig {
     /// `authentication`, or that of `restapi`.
     pub authentication: Option<(String, Secret)>,
@@ -324,11 +326,11 @@ pub struct VipSettings {
     /// the burst.
     pub announce_interval: Option<Millis>,
     /// `announce.gateway`: asked from the address after each announcement, so that a router learns it that ignores announcements.
-    /// Of the address's family.
+    /// Of the address's family. `None`: that of the default route.
     pub gateway: Option<IpAddr>,
     /// `label`, IPv4 only: the interface's name, or that with `:` and a word; at most 15 characters.
     pub label: Option<String>,
-    /// `preferred`: the kernel may take it as the source of new connections (a preferred lifetime above 0).
+    /// `preferred`: the kernel may take an IPv6 address as the source of new connections (a preferred lifetime above 0).
     pub preferred: bool,
 }
 

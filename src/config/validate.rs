@@ -117,7 +117,7 @@ impl Build<'_> {
         };
         let connect_address = self.connect_address("restapi", listen.as_ref());
         let tls = rest.identity();
-        if tls.is_none() && rest.text("verify_client").is_some_and(|verify| verify != "none") {
+        if tls.is_none() && rest.text("verify_client").is_some_and(|verify| !verify.eq_ignore_ascii_case("none")) {
             self.say(
                 Severity::Warning,
                 "restapi.verify_client",
@@ -134,7 +134,8 @@ impl Build<'_> {
             authentication: rest.login("authentication"),
             tls,
             cafile: rest.path("cafile"),
-            verify_client: rest.text("verify_client").unwrap_or_else(|| "none".to_owned()),
+            ciphers: rest.text("ciphers"),
+            verify_client: rest.text("verify_client").map_or_else(|| "none".to_owned(), |verify| verify.to_ascii_lowercase()),
             allowlist: rest.list("allowlist").filter(|list| !list.is_empty()),
             allowlist_include_members: rest.flag("allowlist_include_members").unwrap_or(false),
             extra_headers: extra_headers(headers),

@@ -291,3 +291,29 @@ pub(crate) fn fit(list: &[VipSettings], ttl: Millis, loop_wait: Millis, warnings
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{is_interface_name, parse_address, unfit};
+
+    #[test]
+    fn addresses_and_their_networks() {
+        let fits = |text: &str| parse_address(text).is_ok_and(|(address, prefix)| unfit(address, prefix).is_none());
+        for good in
+            ["10.0.0.9", "10.0.0.0", "10.0.0.255/32", "10.0.0.4/31", "10.0.0.5/30", "10.0.0.255/16", "1.2.3.4/1", "fd00::/64", "fe80::9"]
+        {
+            assert!(fits(good), "{good}");
+        }
+        for bad in
+            ["10.0.0.4/30", "10.0.0.7/30", "10.0.255.255/16", "10.0.0.9/0", "10.0.0.9/", "10.0.0.9/24/1", "10.0.0.9/-1", "fd00::9/0", ""]
+        {
+            assert!(!fits(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_interfaces() {
+        assert!(["eth0", "a", "br-lan.100", "fifteen-letters"].into_iter().all(is_interface_name));
+        assert!(!["sixteen-letters-", "eth0:1", "a/b", "a b", ".", "..", "a%d"].into_iter().any(is_interface_name));
+    }
+}

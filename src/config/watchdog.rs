@@ -11,6 +11,9 @@ use super::Severity;
 use crate::ha::config::{WatchdogConfig, WatchdogMode};
 use crate::ha::types::Millis;
 
+/// `safety_margin` where it is not given.
+const MARGIN: Millis = Millis(5_000);
+
 /// A key below the section, and what is wrong with it.
 pub(crate) type Problem = (Severity, &'static str, String);
 
@@ -31,11 +34,13 @@ pub(crate) fn read(section: Reader<'_>) -> (WatchdogConfig, WatchdogSettings, Ve
         Some("systemd") => WatchdogDriver::Systemd,
         _ => WatchdogDriver::Linux,
     };
-    let margin = section.int("safety_margin", "").unwrap_or(5);
+    let margin = section.int("safety_margin", "");
     let config = WatchdogConfig {
         mode,
         hw_timeout: seconds(section, "hw_timeout", "automatic"),
-        safety_margin: u64::try_from(margin).ok().map(|margin| Millis::from_secs(margin.min(31_536_000))),
+        // Above a year nothing changes any more, and sums cannot overflow.
+        safety_margin: margin
+            .map_or(Some(MARGIN), |margin| u64::try_from(margin).ok().map(|margin| Millis::from_secs(margin.min(31_536_000)))),
     };
     let settings = WatchdogSettings {
         device: section.path("device").unwrap_or_else(|| PathBuf::from("/dev/watchdog")),
@@ -111,7 +116,8 @@ pub(crate) fn fit(
             "watchdog.hw_timeout {wanted} does not fit: with ttl {ttl} and loop_wait {loop_wait} a device may count at most {limit}, or it \
              could not be fed until the next renewal of the lease; {limit} is used. Lower hw_timeout or raise ttl"
         )),
-        (None, Some(margin)) if ttl.saturating_sub(margin) < Millis(1_000) => warnings.push(format!(
+        // The default is nobody's wish: with a short lease it gives way in silence.
+        (None, Some(margin)) if margin != MARGIN && ttl.saturating_sub(margin) < Millis(1_000) => warnings.push(format!(
             "watchdog.safety_margin {margin} leaves nothing of ttl {ttl}: a timeout of {limit} is used. Lower safety_margin (5 by default)"
         )),
         _ => {}

@@ -29,6 +29,9 @@ struct Row {
     reasons: Vec<(String, String)>,
     scheduled_restart: Option<String>,
     tags: Option<Value>,
+    /// Not in Patroni: the watchdog's state, and the roles whose virtual addresses it holds.
+    watchdog: String,
+    vip: String,
 }
 
 impl Row {
@@ -83,6 +86,9 @@ pub fn table(view: &ClusterView, scope: &str, extended: bool, format: Format) ->
         ("Tags", reachable.iter().any(|row| row.tags.as_ref().and_then(Value::as_object).is_some_and(|tags| !tags.is_empty()))),
     ];
     columns.extend(wanted.iter().filter(|(_, used)| extended || *used).map(|(name, _)| name));
+    // Columns that Patroni does not have show only where they say something, so that its own clusters look as they always did.
+    let own = [("Watchdog", rows.iter().any(|row| !row.watchdog.is_empty())), ("VIP", rows.iter().any(|row| !row.vip.is_empty()))];
+    columns.extend(own.iter().filter(|(_, used)| *used).map(|(name, _)| name));
     let hosts: BTreeSet<_> = reachable.iter().filter_map(|row| row.host.as_deref()).collect();
     let with_port = hosts.len() < reachable.len() || reachable.iter().any(|row| row.port.is_some_and(|port| port != 5432));
     if format == Format::Topology {
@@ -129,6 +135,8 @@ fn cell(row: &Row, column: &str, scope: &str, with_port: bool, format: Format) -
         "Replay Lag" => row.replay.cells()[1].clone(),
         "Pending restart" => if row.pending_restart { "*" } else { "" }.into(),
         "Pending restart reason" => reasons(row, format).into(),
+        "Watchdog" => row.watchdog.clone().into(),
+        "VIP" => row.vip.clone().into(),
         "Scheduled restart" => row.scheduled_restart.clone().unwrap_or_default().into(),
         _ => tags(row.tags.as_ref(), format),
     }
@@ -189,6 +197,8 @@ fn row(view: &ClusterView, dynamic: &Dynamic<'_>, name: &MemberName, member: &Me
         reasons: restart_reasons(raw),
         scheduled_restart: raw.get("scheduled_restart").and_then(restart_plan),
         tags: raw.get("tags").filter(|tags| tags.is_object()).cloned(),
+        watchdog: text("watchdog").unwrap_or_default().to_owned(),
+        vip: held_vips(raw),
         ..Row::default()
     };
     if !leads {
@@ -244,6 +254,12 @@ pub fn host_and_port(url: &str) -> Option<(String, u16)> {
     };
     let port = port.and_then(|port| port.parse().ok()).unwrap_or(5432);
     (!host.is_empty()).then(|| (host.to_lowercase(), port))
+}
+
+/// The roles of `vip`, separated by commas.
+fn held_vips(raw: &Value) -> String {
+    let roles = raw.get("vip").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    roles.collect::<Vec<_>>().join(", ")
 }
 
 fn restart_reasons(raw: &Value) -> Vec<(String, String)> {

@@ -76,3 +76,22 @@ fn odd_documents_are_shown_too() {
     assert!(pretty.contains("| archive_command: [hidden - too long] | 2026-11-21T00:00:00+00:00 if version < 16.1 |"), "{pretty}");
     assert!(pretty.contains("| a: 1->2                              |"), "{pretty}");
 }
+
+#[test]
+fn watchdog_and_vip_have_columns_where_they_say_something() {
+    let plain = json!({"conn_url": "postgres://h1/x", "state": "running"});
+    let mut armed = plain.clone();
+    (armed["watchdog"], armed["vip"]) = (json!("armed"), json!(["primary", "standby"]));
+    let shown = |members: &[(&str, Value)], format| show::cluster(&view(Some("n1"), members), "c", false, format);
+    let both = [("n1", armed), ("n2", plain.clone())];
+    let text = shown(&both, Format::Tsv);
+    let cells: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').rev().take(2).collect()).collect();
+    assert_eq!(cells, [["VIP", "Watchdog"], ["primary, standby", "armed"], ["", ""]], "{text}");
+    assert!(shown(&both, Format::Json).contains(r#""Watchdog": "armed", "VIP": "primary, standby"}"#));
+    for nothing in [plain.clone(), json!({"watchdog": "", "vip": []}), json!({"watchdog": 5, "vip": {"a": 1}}), json!({"vip": [7, null]})] {
+        let text = shown(&[("n1", nothing)], Format::Tsv);
+        assert!(!text.contains("Watchdog") && !text.contains("VIP"), "{text}");
+        let extended = show::cluster(&view(None, &[("n1", plain.clone())]), "c", true, Format::Tsv);
+        assert!(extended.contains("Tags") && !extended.contains("VIP"), "{extended}");
+    }
+}

@@ -41,6 +41,7 @@ use self::rest::Rest;
 use self::session::Session;
 use self::settings::Env;
 use self::tables::Format;
+use crate::http::client::Client;
 
 /// Runs one command. `program` is how the process was called (only its last part counts), `args` is what follows it (and `ctl`).
 /// The exit code: 0 done, 1 failed or refused, 2 not understood.
@@ -97,7 +98,8 @@ fn within_runtime(session: &mut Session<'_>, parsed: &Parsed) -> Result<i32, Err
     // `version` alone works without any configuration.
     if parsed.command.name != "version" || parsed.values.has("cluster") {
         session.settings = settings::load(&parsed.global, &session.env)?;
-        session.rest = Rest { auth: session.settings.auth.clone() };
+        let ctl = &session.settings.ctl;
+        session.rest = Rest { auth: ctl.authentication.clone(), client: Client::new(ctl) };
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build().map_err(Error::Runtime)?;
     runtime.block_on(dispatch(session, parsed))

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::config::types::Secret;
 use crate::ha::view::Member;
-use crate::http::client;
+use crate::http::client::Client;
 
 /// How long something may take that a member answers at once.
 pub const PROMPT: Duration = Duration::from_secs(15);
@@ -25,6 +25,8 @@ pub struct Answer {
 pub struct Rest {
     /// User and password.
     pub auth: Option<(String, Secret)>,
+    /// Calls them.
+    pub client: Client,
 }
 
 impl Rest {
@@ -43,7 +45,7 @@ impl Rest {
         let base = member.api_url.as_deref().ok_or("it publishes no address of its REST API")?;
         let url = endpoint_url(base, endpoint);
         let auth = self.auth.as_ref().map(|(user, password)| (user.as_str(), password.0.as_str()));
-        let answer = client::call(method, &url, body, auth, deadline).await;
+        let answer = self.client.call(method, &url, body, auth, deadline).await;
         let (code, bytes) = answer.map_err(|error| error.to_string())?;
         Ok(Answer { code, text: String::from_utf8_lossy(&bytes).into_owned() })
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::args::Values;
 use super::error::Error;
 use crate::config;
-use crate::config::types::{EtcdConfig, Secret};
+use crate::config::types::{CtlConfig, EtcdConfig};
 
 /// What all commands need.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +17,8 @@ pub struct Settings {
     pub namespace: String,
     /// The store.
     pub etcd: Option<EtcdConfig>,
-    /// User and password for the REST API.
-    pub auth: Option<(String, Secret)>,
+    /// Credentials and certificates for the REST API.
+    pub ctl: CtlConfig,
 }
 
 /// Environment variables of the process.
@@ -55,6 +55,7 @@ pub fn load(global: &Values, env: &Env) -> Result<Settings, Error> {
         _ => None,
     };
     let mut settings = from_file(path.as_deref(), env)?;
+    settings.ctl.insecure |= global.has("insecure");
     if let Some(url) = global.get("dcs_url").or(var(env, "DCS_URL")) {
         apply_url(&mut settings, url)?;
     }
@@ -66,7 +67,7 @@ fn from_file(path: Option<&Path>, env: &Env) -> Result<Settings, Error> {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
         Error::Config(lines.join("\n"))
     })?;
-    Ok(Settings { scope: found.scope, namespace: found.namespace, etcd: found.etcd, auth: found.ctl.authentication })
+    Ok(Settings { scope: found.scope, namespace: found.namespace, etcd: found.etcd, ctl: found.ctl })
 }
 
 /// `etcd3://HOST:PORT/NAMESPACE`; every part may be missing. Certificates and users of the file stay.

@@ -11,7 +11,7 @@ use rustix::mm::{mlockall, MlockAllFlags};
 use rustix::net::sockopt::socket_peercred;
 use rustix::net::{accept_with, bind, connect, listen, recv, send, socket_with};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
-use rustix::process::{getuid, Pid, Signal};
+use rustix::process::{getrlimit, getuid, setrlimit, Pid, Resource, Rlimit, Signal};
 use rustix::time::{timerfd_create, timerfd_settime, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
 use super::hunt::{Hunter, Target};
@@ -74,6 +74,8 @@ fn settle() {
     let _ = rustix::process::chdir("/");
     let _ = rustix::process::nice(-20);
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    let limit = getrlimit(Resource::Memlock);
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: limit.maximum, maximum: limit.maximum });
     // Pages that were touched stay; touching all of them would be the whole binary.
     let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     if let Err(error) = mlockall(flags).or_else(|_| mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT)) {

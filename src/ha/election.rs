@@ -76,7 +76,7 @@ pub fn check_peers(config: &HaConfig, cluster: &ClusterView, me: &PgRunning, pee
             return Err(Obstacle::Unfit(format!("primary ({name}) is still alive")));
         }
         // Who will not race itself must not hold others up, whatever its timeline: nobody would ever lead.
-        if !may_lead(&peer.tags) || is_lagging(config, cluster, peer.position) {
+        if !may_lead(&peer.tags) || peer.watchdog_failed || is_lagging(config, cluster, peer.position) {
             continue;
         }
         check_peer(config, me, name, peer)?;

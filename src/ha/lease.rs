@@ -6,6 +6,7 @@
 //! - Promotion, a watchdog kick and the virtual IP need a permit, and a permit needs time left.
 //! - Another member can hold the lease only after the *store* let ours expire, which is later than our deadline.
 
+use super::decide::JobKind;
 use super::types::{Instant, LeaseId, Millis};
 use super::view::{ClusterView, NodeView, PgState, Role};
 
@@ -63,10 +64,16 @@ impl LeaseClock {
         (now < self.stop_at()).then(|| PromotePermit { until: self.fence_at() })
     }
 
+    /// The last moment at which a watchdog with this timeout may be fed.
+    #[must_use]
+    pub fn last_kick(&self, timeout: Millis) -> Instant {
+        self.deadline() - timeout
+    }
+
     /// Permission to feed a watchdog that bites `timeout` after the kick: only while it would bite before the deadline.
     #[must_use]
     pub fn kick_permit(&self, now: Instant, timeout: Millis) -> Option<KickPermit> {
-        (now + timeout <= self.deadline()).then_some(KickPermit(()))
+        (now <= self.last_kick(timeout)).then_some(KickPermit(()))
     }
 }
 
@@ -145,6 +152,33 @@ impl Unfenced {
     }
 }
 
+/// PostgreSQL cannot write and nobody told it to change that. Less than [`PostgresStopped`]: it may be starting, or silent. Enough to feed a
+/// watchdog that cannot be disarmed, on a standby that needs its time; not enough to give a key or a fence away.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NoWriter(());
+
+impl NoWriter {
+    /// The proof, if `node` shows it and was observed after `not_before`. A signal file is removed before PostgreSQL opens for writes.
+    #[must_use]
+    pub fn observe(node: &NodeView, not_before: Instant) -> Option<NoWriter> {
+        let recovers = matches!(node.pg, PgState::Starting { as_standby: true, .. } | PgState::Unresponsive { as_standby: true });
+        let stopped = PostgresStopped::observe(node, not_before).is_some();
+        (stopped || (recovers && node.observed_at >= not_before)).then_some(NoWriter(()))
+    }
+
+    /// While one of our own jobs fills or removes the data directory: it is refused where a postmaster lives.
+    #[must_use]
+    pub fn by_job(kind: JobKind) -> Option<NoWriter> {
+        matches!(kind, JobKind::Copy | JobKind::Rewind | JobKind::Remove).then_some(NoWriter(()))
+    }
+
+    /// A device that cannot be disarmed is fed as long as this holds.
+    #[must_use]
+    pub fn kick_permit(&self) -> KickPermit {
+        KickPermit(())
+    }
+}
+
 /// The cluster is paused.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PauseSeen(());
@@ -176,7 +210,7 @@ impl PostgresStopped {
 
 #[cfg(test)]
 mod tests {
-    use super::{LeaseClock, PostgresStopped};
+    use super::{LeaseClock, NoWriter, PostgresStopped};
     use crate::ha::types::{Instant, LeaseId, Millis};
     use crate::ha::view::{NodeView, PgState};
 
@@ -221,5 +255,9 @@ mod tests {
         assert!(PostgresStopped::observe(&node, Instant(11)).is_none());
         let silent = NodeView { observed_at: Instant(10), pg: PgState::Unresponsive { as_standby: true } };
         assert!(PostgresStopped::observe(&silent, Instant(0)).is_none());
+        assert!(NoWriter::observe(&silent, Instant(10)).is_some());
+        assert!(NoWriter::observe(&silent, Instant(11)).is_none());
+        let writes = NodeView { observed_at: Instant(10), pg: PgState::Unresponsive { as_standby: false } };
+        assert!(NoWriter::observe(&writes, Instant(0)).is_none());
     }
 }

@@ -15,6 +15,17 @@ use super::view::Identity;
 /// All name look-ups for one request together.
 const RESOLVE: Duration = Duration::from_secs(2);
 
+/// What the client's certificate says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Plain HTTP, or nobody asked for one.
+    NotAsked,
+    /// None was shown, although unsafe requests need one.
+    Missing,
+    /// One that is trusted.
+    Certificate,
+}
+
 /// The part of `restapi` that a reload can change without a new listener.
 pub struct Settings {
     /// `Basic …` as it must arrive.
@@ -52,6 +63,16 @@ impl Settings {
             restricted: !entries.is_empty() || config.allowlist_include_members,
             server: server_header(&config.server_tokens, identity),
             extra: config.extra_headers.iter().filter_map(header).collect(),
+        }
+    }
+
+    /// 403 without a certificate where one is needed. Who has one needs no password, as with Patroni.
+    #[must_use]
+    pub fn check_proof(&self, proof: Proof, header: Option<&[u8]>) -> Option<Response> {
+        match proof {
+            Proof::Certificate => None,
+            Proof::Missing => Some(Response::sentence(403, "client certificate required")),
+            Proof::NotAsked => self.check_password(header),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Calls to other members' REST API: every call under a deadline, every answer cut at a limit.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,28 +12,91 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use crate::config::types::CtlConfig;
 use crate::ha::types::{Instant, Lsn, MemberName, Timeline};
 use crate::ha::view::{PeerStatus, PeersView, Tags};
 
 use super::access::basic;
 use super::{json, parse, Error};
+use crate::tls::{self, Stream};
 
 /// Longest answer that is read, bytes.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
-/// One request. `auth` is user and password. The answer's code and body, whatever the code is.
-pub async fn call(
-    method: &str,
-    url: &str,
-    body: Option<Value>,
-    auth: Option<(&str, &str)>,
-    deadline: Duration,
-) -> Result<(u16, Vec<u8>), Error> {
-    let target = Target::parse(url)?;
-    let request = request(method, &target, url, body.as_ref(), auth)?;
-    match tokio::time::timeout(deadline, exchange(&target, url, request)).await {
-        Ok(result) => result,
-        Err(_) => Err(Error::Timeout { url: url.to_owned(), waited: deadline }),
+/// Calls members, over TLS where their address is https. Clones share certificates.
+#[derive(Clone, Debug, Default)]
+pub struct Client {
+    tls: Arc<tls::Client>,
+}
+
+impl Client {
+    /// As `ctl` says it. Certificates are read for the first https call, and again when they have changed.
+    #[must_use]
+    pub fn new(config: &CtlConfig) -> Client {
+        Client { tls: Arc::new(tls::Client::new(config)) }
+    }
+
+    /// One request. `auth` is user and password. The answer's code and body, whatever the code is.
+    ///
+    /// # Errors
+    /// No answer within `deadline`, or none that can be understood.
+    pub async fn call(
+        &self,
+        method: &str,
+        url: &str,
+        body: Option<Value>,
+        auth: Option<(&str, &str)>,
+        deadline: Duration,
+    ) -> Result<(u16, Vec<u8>), Error> {
+        let target = Target::parse(url)?;
+        let request = request(method, &target, url, body.as_ref(), auth)?;
+        match tokio::time::timeout(deadline, exchange(&self.tls, &target, url, request)).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Timeout { url: url.to_owned(), waited: deadline }),
+        }
+    }
+
+    /// Asks every member for its status at the same time. Returns within `deadline`; who has not answered by then is `None`.
+    pub async fn ask_peers(&self, peers: Vec<(MemberName, String)>, deadline: Duration, now: Instant) -> PeersView {
+        let mut view = PeersView { asked_at: now, ..PeersView::default() };
+        let mut questions = JoinSet::new();
+        for (name, url) in peers {
+            view.peers.insert(name.clone(), None);
+            let client = self.clone();
+            questions.spawn(async move {
+                let answer = client.call("GET", &url, None, None, deadline).await;
+                match answer {
+                    Ok((200, body)) => {
+                        let answer: Option<Value> = serde_json::from_slice(&body).ok();
+                        let state = answer.as_ref().and_then(|answer| answer.get("state")).and_then(Value::as_str);
+                        (name, state == Some("starting"), answer.as_ref().and_then(peer_status))
+                    }
+                    Ok((code, _)) => {
+                        log::debug!("{url} answered {code}");
+                        (name, false, None)
+                    }
+                    Err(error) => {
+                        log::debug!("{error}");
+                        (name, false, None)
+                    }
+                }
+            });
+        }
+        while let Some(answered) = questions.join_next().await {
+            if let Ok((name, starting, status)) = answered {
+                if starting && status.is_none() {
+                    view.starting.insert(name.clone());
+                }
+                view.peers.insert(name, status);
+            }
+        }
+        view
+    }
+
+    /// Whether an agent answers at `api_url`, whatever it says.
+    pub async fn is_running(&self, api_url: &str, deadline: Duration) -> bool {
+        let base = api_url.strip_suffix("/patroni").unwrap_or(api_url.trim_end_matches('/'));
+        self.call("GET", &format!("{base}/liveness"), None, None, deadline).await.is_ok()
     }
 }
 
@@ -43,28 +107,30 @@ struct Target<'a> {
     host: &'a str,
     port: u16,
     path: &'a str,
+    secure: bool,
 }
 
 impl Target<'_> {
     fn parse(url: &str) -> Result<Target<'_>, Error> {
         let bad = |reason| Error::Url { url: url.to_owned(), reason };
-        let rest = match url.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => return Err(bad("HTTPS is not in this build yet")),
-            _ => return Err(bad("it does not begin with http://")),
+        let (secure, rest) = match url.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            _ => return Err(bad("it does not begin with http:// or https://")),
         };
+        let usual = if secure { "443" } else { "80" };
         let at = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(at);
         let authority = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
         let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, port)) => (host, port.strip_prefix(':').unwrap_or("80")),
-            None => authority.rsplit_once(':').unwrap_or((authority, "80")),
+            Some((host, port)) => (host, port.strip_prefix(':').unwrap_or(usual)),
+            None => authority.rsplit_once(':').unwrap_or((authority, usual)),
         };
         let port = port.parse().map_err(|_| bad("its port is no number"))?;
         if host.is_empty() {
             return Err(bad("it has no host"));
         }
-        Ok(Target { authority, host, port, path: if path.is_empty() { "/" } else { path } })
+        Ok(Target { authority, host, port, path: if path.is_empty() { "/" } else { path }, secure })
     }
 }
 
@@ -86,11 +152,20 @@ fn request(
     builder.body(Full::new(bytes)).map_err(|_| Error::Url { url: url.to_owned(), reason: "it cannot be sent as a request" })
 }
 
-async fn exchange(target: &Target<'_>, url: &str, request: hyper::Request<Full<Bytes>>) -> Result<(u16, Vec<u8>), Error> {
+async fn exchange(
+    tls: &tls::Client,
+    target: &Target<'_>,
+    url: &str,
+    request: hyper::Request<Full<Bytes>>,
+) -> Result<(u16, Vec<u8>), Error> {
     let connect = |source| Error::Connect { url: url.to_owned(), source };
     let broken = |source| Error::Exchange { url: url.to_owned(), source };
     let stream = TcpStream::connect((target.host, target.port)).await.map_err(connect)?;
     let _ = stream.set_nodelay(true);
+    let stream = match target.secure {
+        false => Stream::Plain(stream),
+        true => tls.connect(target.host, stream).await.map_err(|reason| Error::Handshake { url: url.to_owned(), reason })?,
+    };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let talk = async {
         let answer = sender.send_request(request).await.map_err(broken)?;
@@ -117,48 +192,6 @@ async fn exchange(target: &Target<'_>, url: &str, request: hyper::Request<Full<B
             end = &mut connection, if ended.is_none() => ended = Some(end),
         }
     }
-}
-
-/// Asks every member for its status at the same time. Returns within `deadline`; who has not answered by then is `None`.
-pub async fn ask_peers(peers: Vec<(MemberName, String)>, deadline: Duration, now: Instant) -> PeersView {
-    let mut view = PeersView { asked_at: now, ..PeersView::default() };
-    let mut questions = JoinSet::new();
-    for (name, url) in peers {
-        view.peers.insert(name.clone(), None);
-        questions.spawn(async move {
-            let answer = call("GET", &url, None, None, deadline).await;
-            match answer {
-                Ok((200, body)) => {
-                    let answer: Option<Value> = serde_json::from_slice(&body).ok();
-                    let state = answer.as_ref().and_then(|answer| answer.get("state")).and_then(Value::as_str);
-                    (name, state == Some("starting"), answer.as_ref().and_then(peer_status))
-                }
-                Ok((code, _)) => {
-                    log::debug!("{url} answered {code}");
-                    (name, false, None)
-                }
-                Err(error) => {
-                    log::debug!("{error}");
-                    (name, false, None)
-                }
-            }
-        });
-    }
-    while let Some(answered) = questions.join_next().await {
-        if let Ok((name, starting, status)) = answered {
-            if starting && status.is_none() {
-                view.starting.insert(name.clone());
-            }
-            view.peers.insert(name, status);
-        }
-    }
-    view
-}
-
-/// Whether an agent answers at `api_url`, whatever it says.
-pub async fn is_running(api_url: &str, deadline: Duration) -> bool {
-    let base = api_url.strip_suffix("/patroni").unwrap_or(api_url.trim_end_matches('/'));
-    call("GET", &format!("{base}/liveness"), None, None, deadline).await.is_ok()
 }
 
 /// A member's status as Patroni's election reads it. An answer without positions comes from a member that cannot be reckoned with.
@@ -213,7 +246,9 @@ mod tests {
         let target = Target::parse("http://[fe80::1]:8008/patroni").unwrap();
         assert_eq!((target.host, target.port, target.path, target.authority), ("fe80::1", 8008, "/patroni", "[fe80::1]:8008"));
         assert_eq!(Target::parse("http://h").unwrap().path, "/");
-        for bad in ["https://h/", "h:1/", "http://:80/", "http://h:x/", "http://h:99999/", "", "http://"] {
+        let target = Target::parse("https://h/x").unwrap();
+        assert_eq!((target.host, target.port, target.secure), ("h", 443, true));
+        for bad in ["ftp://h/", "h:1/", "http://:80/", "http://h:x/", "http://h:99999/", "", "http://"] {
             assert!(Target::parse(bad).is_err(), "{bad}");
         }
     }

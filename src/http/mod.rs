@@ -3,11 +3,12 @@
 //! The server asks nobody: everything that it shows is in the published [`Snapshot`](crate::ha::action::Snapshot), and it decides for itself
 //! whether that is still true. So a hung main loop, a silent store or a dead PostgreSQL cannot delay an answer, and no client can delay the main loop.
 //!
-//! `routes`, `health`, `status`, `cluster` and `operator` are pure: request and view in, answer out.
+//! `routes`, `health`, `status`, `cluster`, `fences` and `operator` are pure: request and view in, answer out.
 
 pub mod access;
 pub mod client;
 pub mod cluster;
+pub mod fences;
 pub mod health;
 pub mod json;
 pub mod operator;
@@ -26,7 +27,7 @@ use crate::ha::action::Reply;
 use crate::ha::input::Command;
 
 pub use server::{spawn, Server};
-pub use view::{Current, Identity, Published, View};
+pub use view::{Current, Identity, Published, View, VipStatus};
 
 /// What an operator asks of the main loop.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,9 +68,17 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
-    /// TLS is configured.
-    #[error("restapi.certfile is set, but TLS for the REST API is not in this build yet: remove certfile (and keyfile) to run it over plain HTTP")]
-    TlsNotBuilt,
+    /// Certificate, key or CA cannot be used.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::Error),
+    /// There is no TLS with the other side.
+    #[error("{url}: {reason}")]
+    Handshake {
+        /// The URL.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// The server thread or its runtime could not be made.
     #[error("cannot start the REST API thread: {0}")]
     Thread(std::io::Error),

@@ -12,7 +12,7 @@ use crate::metrics;
 
 use super::cluster::{self, Wording};
 use super::view::View;
-use super::{health, json, operator, parse};
+use super::{fences, health, json, operator, parse};
 
 /// How the body is labelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +138,7 @@ pub enum Page {
     Config,
     Metrics,
     Failsafe,
+    Vip,
 }
 
 /// What is asked for.
@@ -161,8 +162,7 @@ pub enum Verb {
 /// Finds the handler.
 #[must_use]
 pub fn route(method: &str, path: &str) -> Route {
-    let segment = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-    let verb = match (method, segment) {
+    let verb = match (method, first_segment(path)) {
         ("GET", segment) => return Route::Read(page_of(segment)),
         ("HEAD" | "OPTIONS", _) => return Route::CodeOnly,
         ("POST", "switchover") => Verb::Switchover,
@@ -182,6 +182,10 @@ pub fn route(method: &str, path: &str) -> Route {
     Route::Unsafe(verb)
 }
 
+fn first_segment(path: &str) -> &str {
+    path.trim_start_matches('/').split('/').next().unwrap_or_default()
+}
+
 fn page_of(segment: &str) -> Page {
     match segment {
         "liveness" => Page::Liveness,
@@ -192,6 +196,7 @@ fn page_of(segment: &str) -> Page {
         "config" => Page::Config,
         "metrics" => Page::Metrics,
         "failsafe" => Page::Failsafe,
+        "vip" => Page::Vip,
         _ => Page::Health,
     }
 }
@@ -244,10 +249,12 @@ pub fn split(target: &str) -> (&str, &str) {
 }
 
 fn code_only(path: &str, query: &[(String, String)], view: &View<'_>) -> bool {
-    match page_of(path.trim_start_matches('/')) {
+    match page_of(first_segment(path)) {
         // Patroni answers 503 here whatever the state; that would make a probe restart a healthy agent.
         Page::Liveness => health::liveness(view),
         Page::Readiness => health::readiness(query, view),
+        // No health check: as GET.
+        Page::Vip => true,
         _ => health::check(path, query, view),
     }
 }
@@ -267,6 +274,7 @@ fn read(page: Page, path: &str, query: &[(String, String)], view: &View<'_>) -> 
             Some(config) => Response::json(200, &config.value),
             None => Response::error_page(502),
         },
+        Page::Vip => Response::json(200, &fences::vips(view.current, view.now, view.is_stale())),
         Page::Metrics => Response { code: 200, reason: None, kind: Kind::Plain, body: metrics::render(view).into() },
         Page::Failsafe => match view.last_cluster().and_then(|cluster| cluster.failsafe.as_ref()) {
             Some(map) => {

@@ -26,8 +26,9 @@ use crate::config::types::RestConfig;
 use crate::ha::input::Command;
 use crate::ha::types::Millis;
 use crate::metrics::{count, METRICS};
+use crate::tls::{self, Stream};
 
-use super::access::Settings;
+use super::access::{Proof, Settings};
 use super::operator;
 use super::routes::{self, Kind, Question, Response, Route, Routed};
 use super::slots::{Connection, Pool, READING};
@@ -48,6 +49,8 @@ const REFRESHES: usize = 6;
 const REFRESH_PATIENCE: Duration = Duration::from_millis(400);
 /// Between the answer to `POST /reload` and the reload: tools read the server's load time after the answer and wait for it to change.
 const RELOAD_DELAY: Duration = Duration::from_secs(1);
+/// How often the files of certificates are looked at.
+const RENEWAL: Duration = Duration::from_secs(60);
 /// Pause after an accept error that only time can heal.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -56,6 +59,8 @@ pub struct Server {
     address: SocketAddr,
     identity: Identity,
     settings: Arc<Mutex<Arc<Settings>>>,
+    tls: Arc<Mutex<Option<Arc<tls::Server>>>>,
+    renew: Arc<Notify>,
     stop: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
 }
@@ -67,10 +72,21 @@ impl Server {
         self.address
     }
 
-    /// Takes over passwords, allowlist and headers. Another `listen` needs a new server.
-    pub fn reconfigure(&self, config: &RestConfig) {
+    /// Takes over certificates, passwords, allowlist and headers. Another `listen` needs a new server.
+    ///
+    /// # Errors
+    /// Certificates that cannot be used; then nothing has changed.
+    pub fn reconfigure(&self, config: &RestConfig) -> Result<(), Error> {
+        let tls = tls::Server::load(config)?;
         let next = Arc::new(Settings::new(config, &self.identity));
-        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        set(&self.tls, tls);
+        set(&self.settings, next);
+        Ok(())
+    }
+
+    /// Looks at the files of the certificates now, instead of within a minute.
+    pub fn renew_certificates(&self) {
+        self.renew.notify_one();
     }
 
     /// Whether the thread is alive; if not, spawn another.
@@ -94,24 +110,30 @@ impl Drop for Server {
     }
 }
 
-/// Starts the server. Fails at once if it cannot listen; everything later is its own affair.
+fn get<T: Clone>(shared: &Mutex<T>) -> T {
+    shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn set<T>(shared: &Mutex<T>, value: T) {
+    *shared.lock().unwrap_or_else(PoisonError::into_inner) = value;
+}
+
+/// Starts the server. Fails at once if it cannot listen or has no usable certificate; everything later is its own affair.
 pub fn spawn(config: &RestConfig, identity: Identity, published: Arc<Published>, commands: mpsc::Sender<Request>) -> Result<Server, Error> {
-    if config.tls.is_some() {
-        return Err(Error::TlsNotBuilt);
-    }
+    let tls = Arc::new(Mutex::new(tls::Server::load(config)?));
     let listener = listen(config)?;
     let address = listener.local_addr().map_err(Error::Thread)?;
     let settings = Arc::new(Mutex::new(Arc::new(Settings::new(config, &identity))));
-    let stop = Arc::new(Notify::new());
+    let (stop, renew) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(1).build().map_err(Error::Thread)?;
-    let shared = Shared { identity: identity.clone(), published, commands, settings: Arc::clone(&settings) };
-    let stopped = Arc::clone(&stop);
+    let shared = Shared { identity: identity.clone(), published, commands, settings: Arc::clone(&settings), tls: Arc::clone(&tls) };
+    let (stopped, asked) = (Arc::clone(&stop), Arc::clone(&renew));
     let thread = std::thread::Builder::new()
         .name("http".to_owned())
-        .spawn(move || LocalSet::new().block_on(&runtime, run(listener, shared, stopped)))
+        .spawn(move || LocalSet::new().block_on(&runtime, run(listener, shared, stopped, asked)))
         .map_err(Error::Thread)?;
-    Ok(Server { address, identity, settings, stop, thread: Some(thread) })
+    Ok(Server { address, identity, settings, tls, renew, stop, thread: Some(thread) })
 }
 
 fn listen(config: &RestConfig) -> Result<StdListener, Error> {
@@ -153,6 +175,7 @@ struct Shared {
     published: Arc<Published>,
     commands: mpsc::Sender<Request>,
     settings: Arc<Mutex<Arc<Settings>>>,
+    tls: Arc<Mutex<Option<Arc<tls::Server>>>>,
 }
 
 /// The thread's own state.
@@ -165,7 +188,31 @@ struct Context {
     reload_due: Cell<bool>,
 }
 
-async fn run(listener: StdListener, shared: Shared, stop: Arc<Notify>) {
+/// Uses renewed certificates, whoever has put them there. What cannot be used is said once and tried again: the other half of a pair may come.
+async fn renew(tls: Arc<Mutex<Option<Arc<tls::Server>>>>, asked: Arc<Notify>) {
+    let mut said = None;
+    loop {
+        let _ = tokio::time::timeout(RENEWAL, asked.notified()).await;
+        let Some(old) = get(&tls) else { continue };
+        match old.renewed() {
+            None => said = None,
+            Some(Ok(new)) => {
+                log::info!("the REST API uses the certificates that have changed");
+                set(&tls, Some(new));
+                said = None;
+            }
+            Some(Err(error)) => {
+                let text = error.to_string();
+                if said.as_ref() != Some(&text) {
+                    log::error!("the REST API goes on with the certificates that it has: {text}");
+                    said = Some(text);
+                }
+            }
+        }
+    }
+}
+
+async fn run(listener: StdListener, shared: Shared, stop: Arc<Notify>, asked: Arc<Notify>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -173,6 +220,7 @@ async fn run(listener: StdListener, shared: Shared, stop: Arc<Notify>) {
             return;
         }
     };
+    tokio::task::spawn_local(renew(Arc::clone(&shared.tls), asked));
     let (asking, reload_due) = (Cell::new(0), Cell::new(false));
     let (network, local, refreshing) = (Pool::network(), Pool::local(), Cell::new(0));
     let context = Rc::new(Context { shared, network, local, asking, refreshing, reload_due });
@@ -207,33 +255,50 @@ async fn admit(stream: TcpStream, peer: IpAddr, context: Rc<Context>) {
     // Only a matter of speed.
     let _ = stream.set_nodelay(true);
     let connection = Rc::clone(&slot.0);
-    let service = service_fn(|request| handle(request, Rc::clone(&context), Rc::clone(&connection)));
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(None)
-        .max_buf_size(REQUEST_BYTES)
-        // As Patroni writes them: scripts search the text.
-        .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service);
+    let serving = async {
+        // Without a client's certificate where one is needed, the handshake has failed or this says so.
+        let (stream, proof) = match get(&context.shared.tls) {
+            None => (Stream::Plain(stream), Proof::NotAsked),
+            Some(tls) => match tls.accept(stream).await {
+                Ok((stream, true)) if tls.asks() => (stream, Proof::Certificate),
+                Ok((stream, _)) => (stream, if tls.asks() { Proof::Missing } else { Proof::NotAsked }),
+                Err(error) => return log::debug!("{peer}: no TLS connection: {error}"),
+            },
+        };
+        let service = service_fn(|request| handle(request, proof, Rc::clone(&context), Rc::clone(&connection)));
+        // Broken requests and lost clients are theirs.
+        let _ = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(None)
+            .max_buf_size(REQUEST_BYTES)
+            // As Patroni writes them: scripts search the text.
+            .title_case_headers(true)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+    };
     tokio::select! {
         biased;
-        // Broken requests and lost clients are theirs.
-        _ = serving => {}
+        () = serving => {}
         () = connection.expires() => {}
     }
 }
 
 type Answer = hyper::Response<Full<Bytes>>;
 
-async fn handle(request: hyper::Request<Incoming>, context: Rc<Context>, connection: Rc<Connection>) -> Result<Answer, Infallible> {
+async fn handle(
+    request: hyper::Request<Incoming>,
+    proof: Proof,
+    context: Rc<Context>,
+    connection: Rc<Connection>,
+) -> Result<Answer, Infallible> {
     connection.begin(READING);
     count(&METRICS.http_requests);
-    let settings = Arc::clone(&context.shared.settings.lock().unwrap_or_else(PoisonError::into_inner));
+    let settings = get(&context.shared.settings);
     if request.method() == hyper::Method::GET && request.uri().path() == "/patroni" {
         context.refresh().await;
     }
     let current = context.shared.published.load();
-    let response = respond(request, &current, &settings, &context, &connection).await;
+    let response = respond(request, proof, &current, &settings, &context, &connection).await;
     connection.end();
     Ok(finish(response, &settings, &current, connection.should_close()))
 }
@@ -261,6 +326,7 @@ impl Context {
 
 async fn respond(
     request: hyper::Request<Incoming>,
+    proof: Proof,
     current: &Current,
     settings: &Settings,
     context: &Rc<Context>,
@@ -275,7 +341,7 @@ async fn respond(
         let members = members(current);
         let given = head.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let refusal = match settings.check_address(connection.peer, members).await {
-            None => settings.check_password(given),
+            None => settings.check_proof(proof, given),
             refusal => refusal,
         };
         let body = read_body(body, if refusal.is_some() { 0 } else { REQUEST_BYTES }).await;

@@ -7,7 +7,7 @@ use crate::ha::types::Lsn;
 use crate::ha::view::{PgRunning, ReplicationRow, Role};
 
 use super::view::{is_paused, is_sync_member, sync_word, visible_cluster, Current, Identity};
-use super::{json, parse};
+use super::{fences, json, parse};
 
 /// What a snapshot says of this box, in Patroni's words.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +96,7 @@ fn document(current: &Current, identity: &Identity, stale: bool) -> Map<String, 
     if let Some(snapshot) = snapshot {
         task_part(&mut doc, snapshot);
     }
+    fences::put(&mut doc, current, stale);
     doc
 }
 
@@ -184,6 +185,9 @@ fn task_part(doc: &mut Map<String, Value>, snapshot: &Snapshot) {
             shown.insert("schedule".into(), json!(parse::isoformat(at)));
         }
         doc.insert("scheduled_restart".into(), Value::Object(shown));
+    }
+    if fences::watchdog_failed(snapshot) {
+        doc.insert("watchdog_failed".into(), Value::Bool(true));
     }
     if let Some((name, progress)) = &snapshot.job {
         let mut job = Map::new();

@@ -1,5 +1,6 @@
 //! What the server thread sees: the published snapshot, and how much of it is still true.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use crate::clock;
 use crate::ha::action::Snapshot;
 use crate::ha::config::SyncMode;
+use crate::ha::fence::VipRole;
 use crate::ha::types::{Instant, Millis, WallTime};
 use crate::ha::view::{ClusterView, DcsHealth};
 
@@ -25,11 +27,45 @@ pub struct Identity {
     pub agent: String,
 }
 
+/// One virtual address as whoever holds and renews it last said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VipStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// Its prefix length.
+    pub prefix: u8,
+    /// The interface.
+    pub interface: String,
+    /// Who is to have it.
+    pub role: VipRole,
+    /// It is configured on this box, by us.
+    pub held: bool,
+    /// Since when it is held.
+    pub since: Option<WallTime>,
+    /// Boot clock: when the kernel removes it unless it is renewed. `None`: never, or it is not held.
+    pub expires_at: Option<Instant>,
+    /// Somebody else answers for it: a hardware address, with the member's name where it is one.
+    pub conflict: Option<String>,
+    /// Why it is not held although it should be, or cannot be announced.
+    pub error: Option<String>,
+}
+
+impl VipStatus {
+    /// Held at that moment, by the last word of a main loop that is heard (`stale`: it is not): the kernel has not removed it since. An
+    /// address without an end may be gone by the guard's hand.
+    #[must_use]
+    pub fn is_held(&self, now: Instant, stale: bool) -> bool {
+        self.held && self.expires_at.map_or(!stale, |at| now < at)
+    }
+}
+
 /// One published snapshot with the texts that were made of it. Each text is made at most once.
 #[derive(Debug)]
 pub struct Current {
     /// The snapshot; `None` before the first one.
     pub snapshot: Option<Snapshot>,
+    /// The virtual addresses, in the order of the configuration.
+    pub vips: Arc<[VipStatus]>,
     /// Boot clock when it was published.
     pub published_at: Instant,
     /// Wall clock at the same moment.
@@ -42,7 +78,13 @@ impl Current {
     /// A snapshot as published at the given times.
     #[must_use]
     pub fn new(snapshot: Option<Snapshot>, published_at: Instant, wall: WallTime) -> Current {
-        Current { snapshot, published_at, wall, fresh: OnceLock::new(), stale: OnceLock::new() }
+        Current { snapshot, vips: Arc::default(), published_at, wall, fresh: OnceLock::new(), stale: OnceLock::new() }
+    }
+
+    /// The same with these virtual addresses.
+    #[must_use]
+    pub fn with_vips(self, vips: Vec<VipStatus>) -> Current {
+        Current { vips: vips.into(), fresh: OnceLock::new(), stale: OnceLock::new(), ..self }
     }
 
     /// The status document.
@@ -82,16 +124,28 @@ impl Published {
         Published { current: Mutex::new(Arc::new(Current::new(None, clock::now(), clock::wall()))) }
     }
 
-    /// Shows `snapshot` from now on.
+    /// Shows `snapshot` from now on, with the virtual addresses as they were told last.
     pub fn store(&self, snapshot: Snapshot) {
-        self.replace(Current::new(Some(snapshot), clock::now(), clock::wall()));
+        let next = Current::new(Some(snapshot), clock::now(), clock::wall());
+        self.exchange(|now| Current { vips: Arc::clone(&now.vips), ..next });
+    }
+
+    /// Shows these virtual addresses from now on, in this order: all that are configured, held or not.
+    pub fn set_vips(&self, vips: Vec<VipStatus>) {
+        self.exchange(|now| Current::new(now.snapshot.clone(), now.published_at, now.wall).with_vips(vips));
     }
 
     /// As [`store`](Published::store), with the caller's clocks; for tests.
     pub fn replace(&self, current: Current) {
-        let next = Arc::new(current);
-        let previous = std::mem::replace(&mut *self.current.lock().unwrap_or_else(PoisonError::into_inner), next);
+        self.exchange(|_| current);
+    }
+
+    fn exchange(&self, next: impl FnOnce(&Current) -> Current) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = Arc::new(next(&current));
+        let previous = std::mem::replace(&mut *current, next);
         // Freed outside the lock: a large cluster view takes a while.
+        drop(current);
         drop(previous);
     }
 

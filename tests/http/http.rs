@@ -3,8 +3,13 @@
 
 mod abuse;
 mod bench;
+#[path = "../common/certs.rs"]
+mod certs;
 mod commands;
+mod fences;
 mod golden;
 mod live;
 mod states;
+#[cfg(feature = "tls")]
+mod tls;
 mod truth;

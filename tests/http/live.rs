@@ -21,6 +21,7 @@ pub fn config() -> RestConfig {
         authentication: None,
         tls: None,
         cafile: None,
+        ciphers: None,
         verify_client: "none".into(),
         allowlist: None,
         allowlist_include_members: false,

@@ -34,6 +34,7 @@ simulator of the core: cargo test --profile sim --test sim -- [OPTIONS]
   --shrink FILE        after a failure write the smallest schedule that still fails to FILE
   --keep-going         count all failing seeds instead of stopping at the first
   --mutation NAME      with a broken rule: queued-is-renewed promote-without-lease sleeping-clock lost-fence early-release
+                       lost-order blind-kick sticky-vip
   --self-test          checks of the model, of the checkers and that mutations are caught
 ";
 

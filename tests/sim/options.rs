@@ -5,16 +5,38 @@ use serde::{Deserialize, Serialize};
 use crate::model::rng::Rng;
 use crate::schedule::Kind;
 
-/// The fence of the boxes. Invariant S1 allows less the more there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The hardware watchdog of a box.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Fence {
-    /// None: while an agent does not run, its PostgreSQL may outlive the lease.
+pub enum Dog {
+    /// There is none.
+    #[default]
     None,
-    /// The guard process (not modelled yet).
-    Guard,
-    /// A hardware watchdog (not modelled yet).
-    Watchdog,
+    /// Any number of seconds, can be disarmed.
+    Normal,
+    /// Powers of two.
+    Coarse,
+    /// At most 15 s.
+    Short,
+    /// Without magic close: it stops whenever it is closed, also by the end of the agent.
+    NoMagic,
+    /// It cannot be stopped.
+    NoWayOut,
+    /// Somebody else holds it.
+    Busy,
+}
+
+/// `watchdog.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DogMode {
+    /// Never used.
+    #[default]
+    Off,
+    /// Used when it works.
+    Automatic,
+    /// Never lead without it.
+    Required,
 }
 
 /// A deliberately broken rule, put in at the seam.
@@ -31,16 +53,25 @@ pub enum Mutation {
     LostFence,
     /// The key is released when the stop begins, not when it ended.
     EarlyRelease,
+    /// Orders to the guard are lost, and it says that it is armed.
+    LostOrder,
+    /// The watchdog is fed all the time.
+    BlindKick,
+    /// Addresses are not removed.
+    StickyVip,
 }
 
 impl Mutation {
     /// All of them with their names on the command line.
-    pub const ALL: [(&'static str, Mutation); 5] = [
+    pub const ALL: [(&'static str, Mutation); 8] = [
         ("queued-is-renewed", Mutation::QueuedIsRenewed),
         ("promote-without-lease", Mutation::PromoteWithoutLease),
         ("sleeping-clock", Mutation::SleepingClock),
         ("lost-fence", Mutation::LostFence),
         ("early-release", Mutation::EarlyRelease),
+        ("lost-order", Mutation::LostOrder),
+        ("blind-kick", Mutation::BlindKick),
+        ("sticky-vip", Mutation::StickyVip),
     ];
 
     /// By name.
@@ -96,12 +127,35 @@ pub struct Options {
     pub fault_every_s: u64,
     /// Faults that exist in this run.
     pub kinds: Vec<Kind>,
-    /// Fences of the boxes.
-    pub fence: Fence,
+    /// The guard process is configured.
+    #[serde(default)]
+    pub guard: bool,
+    /// The hardware watchdogs of the boxes; none where the list ends.
+    #[serde(default)]
+    pub dogs: Vec<Dog>,
+    /// What they are used for.
+    #[serde(default)]
+    pub dog_mode: DogMode,
+    /// A watchdog does not count while its box is suspended.
+    #[serde(default)]
+    pub dog_sleeps: bool,
+    /// A virtual IP for the primary.
+    #[serde(default)]
+    pub vip: bool,
+    /// Virtual IPs for standbys, too.
+    #[serde(default)]
+    pub standby_vip: bool,
+    /// Announcements of a virtual IP that are lost, per mille.
+    #[serde(default)]
+    pub announce_loss: u64,
     /// A broken rule, if this run must be red.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mutation: Option<Mutation>,
 }
+
+/// What a box may have, the usual more often.
+const DOGS: [Dog; 10] =
+    [Dog::Normal, Dog::Normal, Dog::Normal, Dog::Coarse, Dog::Short, Dog::NoMagic, Dog::NoWayOut, Dog::NoWayOut, Dog::Busy, Dog::None];
 
 /// (ttl, `loop_wait`, `retry_timeout`) in seconds; all satisfy `loop_wait + 2 * retry_timeout <= ttl`.
 const TIMINGS: [(u64, u64, u64); 9] =
@@ -136,10 +190,36 @@ impl Options {
             safety_s: 240 + rng.between(loop_wait_s * 30, loop_wait_s * 150),
             fault_every_s: rng.pick(&[8 + loop_wait_s, 10 + 2 * loop_wait_s, 15 + 5 * loop_wait_s]),
             kinds: Vec::new(),
-            fence: Fence::None,
+            guard: false,
+            dogs: Vec::new(),
+            dog_mode: DogMode::Off,
+            dog_sleeps: false,
+            vip: false,
+            standby_vip: false,
+            announce_loss: 0,
             mutation: None,
         };
         options.kinds = Kind::ALL.iter().copied().filter(|kind| rng.chance(kind.presence())).collect();
+        options.draw_fences();
         options
+    }
+
+    /// A generator of their own: what else a seed means does not change with them.
+    fn draw_fences(&mut self) {
+        let mut rng = Rng::new(self.seed, "fences");
+        self.guard = rng.chance(700);
+        self.dog_mode = rng.pick(&[DogMode::Off, DogMode::Off, DogMode::Automatic, DogMode::Automatic, DogMode::Required]);
+        let all = rng.pick(&DOGS);
+        let mixed = rng.chance(400);
+        self.dogs = (0..self.nodes).map(|_| if mixed { rng.pick(&DOGS) } else { all }).collect();
+        self.dog_sleeps = rng.chance(500);
+        self.vip = rng.chance(700);
+        self.standby_vip = self.vip && rng.chance(500);
+        self.announce_loss = rng.pick(&[0, 100, 200]);
+    }
+
+    /// The watchdog of a box.
+    pub fn dog(&self, node: usize) -> Dog {
+        self.dogs.get(node).copied().unwrap_or_default()
     }
 }

@@ -3,14 +3,16 @@
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 
+use mastiff::ha::fence::VipRole;
 use mastiff::ha::input::Unfinished;
 use mastiff::ha::view::ControlState;
 
 use crate::checkers::progress::{Bounds, Health, Progress, Verdict};
 use crate::checkers::Violation;
-use crate::model::node::Power;
+use crate::model::node::{Node, Power};
 use crate::model::postgres::{Data, Proc};
 use crate::model::world::World;
+use crate::options::DogMode;
 use crate::schedule::{Kind, Scenario};
 use crate::trace::Trace;
 
@@ -91,7 +93,9 @@ fn bounds(world: &World) -> Bounds {
     let work = 25_000 + 30_000 + 30_000 * slow / 100;
     let led = ttl + 2 * loop_wait + work;
     let whole = led + 120_000 * slow / 100 + 6 * loop_wait + 60_000;
-    Bounds { led, whole, settle: 3 * loop_wait + 10_000, quiet: 10 * loop_wait }
+    // The standbys' address changes hands after a lifetime.
+    let turn = if options.standby_vip { ttl + 2 * loop_wait } else { 0 };
+    Bounds { led, whole, settle: 3 * loop_wait + 10_000 + turn, quiet: 10 * loop_wait }
 }
 
 /// The state of the world, by the model's truth.
@@ -117,6 +121,7 @@ fn health(world: &World) -> Health {
             list.push(text);
         }
     }
+    fences_and_addresses(world, leader, &mut health);
     for (index, node) in world.nodes.iter().enumerate().filter(|&(index, _)| index == leader || is_expected(world, index, leader)) {
         if node.last_change.0 > health.last_change {
             health.last_change = node.last_change.0;
@@ -124,6 +129,43 @@ fn health(world: &World) -> Health {
         }
     }
     health
+}
+
+/// Fences stand behind the leader and behind nobody else; addresses are where they belong, and the clients know it.
+fn fences_and_addresses(world: &World, leader: usize, health: &mut Health) {
+    let options = &world.options;
+    let mut missing = |text: String| health.missing.push(text);
+    for (index, node) in world.nodes.iter().enumerate().filter(|(_, node)| node.power == Power::On) {
+        let (name, leads) = (index + 1, index == leader);
+        let fit = options.dog_mode != DogMode::Off && node.has_watchdog(options);
+        let armed = node.dog.counting.is_some();
+        if leads && fit && !armed {
+            missing(format!("n{name} leads and its watchdog is not armed"));
+        }
+        if leads && !fit && options.dog_mode == DogMode::Required {
+            missing(format!("n{name} leads without the watchdog that is required"));
+        }
+        if !leads && armed && node.dog.is_stoppable() {
+            missing(format!("n{name} is a standby and its watchdog is armed"));
+        }
+        if options.guard && leads != node.guard.armed.is_some() {
+            missing(format!("n{name}: leads is {leads}, its guard is armed until {:?}", node.guard.armed));
+        }
+        if options.vip && leads != node.vips.contains_key(&VipRole::Primary) {
+            missing(format!("n{name}: leads is {leads}, it has the addresses {:?}", node.vips));
+        }
+    }
+    if options.vip && world.clients.caches.iter().any(|cache| cache.get(&VipRole::Primary) != Some(&leader)) {
+        missing("a client does not know where the address is".to_owned());
+    }
+    let holds = |node: &Node| node.vips.contains_key(&VipRole::Standby);
+    let streams = |(index, node): (usize, &Node)| index != leader && node.pg.stream.is_some();
+    if options.standby_vip && world.nodes.iter().filter(|node| holds(node)).count() != 1 {
+        missing("the standbys' address is not in one place".to_owned());
+    }
+    if options.standby_vip && holds(&world.nodes[leader]) && world.nodes.iter().enumerate().any(streams) {
+        missing("the standbys' address is on the leader".to_owned());
+    }
 }
 
 /// Whether a node must stream once everything is healed. Not, if the configuration allows no way back.
@@ -157,16 +199,20 @@ fn is_expected(world: &World, node: usize, leader: usize) -> bool {
 
 /// No member has data that may lead: all are empty (and the cluster was initialised), torn, behind the allowed lag, or of another cluster.
 fn nobody_can_lead(world: &World) -> bool {
+    let fenced = |node: &Node| world.options.dog_mode != DogMode::Required || node.has_watchdog(&world.options);
+    if !world.nodes.iter().any(fenced) {
+        return true;
+    }
     let view = world.store.view();
     let Some(id) = view.system_id() else { return false };
     let optime = view.status.optime.map_or(0, |lsn| lsn.0);
     let lag = world.options.max_lag;
-    let fit = |node: &crate::model::node::Node| match &node.pg.data {
+    let fit = |node: &Node| match &node.pg.data {
         Data::Cluster(cluster) => {
             let behind = optime.saturating_sub(cluster.wal.end()) > lag;
             cluster.system_id == id.0 && !cluster.corrupt && !behind && cluster.state != ControlState::StartingUp
         }
         _ => false,
     };
-    !world.nodes.iter().any(fit)
+    !world.nodes.iter().any(|node| fit(node) && fenced(node))
 }

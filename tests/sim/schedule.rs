@@ -75,11 +75,29 @@ pub enum Kind {
     PatchConfig,
     /// SIGTERM of the agent, started again at the end.
     Terminate,
+    /// SIGKILL of the guard.
+    GuardKill,
+    /// SIGSTOP of the guard, SIGCONT at the end.
+    GuardStop,
+    /// SIGKILL of the guard, and none can be started until the end.
+    GuardBroken,
+    /// SIGSTOP of agent and guard: their control group is frozen.
+    GroupStop,
+    /// SIGKILL of agent and guard, the agent is started again at the end.
+    GroupKill,
+    /// The watchdog disappears, and is there again at the end.
+    DogVanishes,
+    /// The watchdog cannot be opened until the end.
+    DogRefuses,
+    /// The interface of the virtual IP has no carrier.
+    CarrierLost,
+    /// The operator pauses the cluster, and resumes it at the end.
+    Pause,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 31] = [
+    pub const ALL: [Kind; 40] = [
         Kind::AgentStop,
         Kind::FrozenRenewal,
         Kind::AgentKill,
@@ -111,6 +129,15 @@ impl Kind {
         Kind::Restart,
         Kind::PatchConfig,
         Kind::Terminate,
+        Kind::GuardKill,
+        Kind::GuardStop,
+        Kind::GuardBroken,
+        Kind::GroupStop,
+        Kind::GroupKill,
+        Kind::DogVanishes,
+        Kind::DogRefuses,
+        Kind::CarrierLost,
+        Kind::Pause,
     ];
 
     /// In how many of 1,000 runs it exists.
@@ -121,6 +148,8 @@ impl Kind {
             Kind::StrayPromote => 60,
             Kind::Blackout => 150,
             Kind::PatchConfig | Kind::Restart => 200,
+            Kind::GuardBroken | Kind::DogVanishes | Kind::DogRefuses => 150,
+            Kind::Pause => 0,
             _ => 400,
         }
     }
@@ -128,9 +157,10 @@ impl Kind {
     /// Longest duration in milliseconds; zero for events without one.
     fn longest(self, ttl: u64) -> u64 {
         match self {
-            Kind::AgentStop => 90_000,
+            Kind::AgentStop | Kind::GuardStop | Kind::GroupStop => 90_000,
             Kind::FrozenRenewal => 2 * ttl,
-            Kind::AgentKill | Kind::BothKill | Kind::Terminate => 30_000,
+            Kind::AgentKill | Kind::BothKill | Kind::Terminate | Kind::GroupKill => 30_000,
+            Kind::GuardBroken | Kind::DogVanishes | Kind::DogRefuses | Kind::CarrierLost | Kind::Pause => 60_000,
             Kind::PowerCut | Kind::Blackout => 180_000,
             Kind::PgHang | Kind::StoreSlow => 60_000,
             Kind::Suspend => 600_000.min(8 * ttl),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::lifetime::Lifetime;
 use crate::netlink::check_name;
+use crate::schedule::REFRESH;
 
 /// How often a defence answers a foreign claim, at most, when a lease says that we are right.
 pub const DEFEND_LEASED: Duration = Duration::from_secs(1);
@@ -41,6 +42,12 @@ pub struct Address {
     pub on_conflict: OnConflict,
     /// Whether it is announced, probed and defended. Without it no CAP_NET_RAW is needed.
     pub announce: bool,
+    /// Pause between announcements after those of the first seconds, [`REFRESH`] by default; `None`: only those, and after events.
+    pub announce_every: Option<Duration>,
+    /// The router to ask from the address after each announcement. `None`: that of the default route through the interface.
+    pub gateway: Option<IpAddr>,
+    /// An IPv6 address may be the source of new connections. IPv4 has no such choice: its single addresses are taken when no other fits.
+    pub preferred: bool,
     /// How often foreign claims are answered, at most.
     pub defend_every: Duration,
 }
@@ -58,6 +65,9 @@ impl Address {
             lifetime: Lifetime::Auto,
             on_conflict: OnConflict::Claim,
             announce: true,
+            announce_every: Some(REFRESH),
+            gateway: None,
+            preferred: false,
             defend_every: DEFEND_LEASED,
         }
     }
@@ -79,7 +89,7 @@ impl Address {
     }
 }
 
-/// What [`Holder::check`] found worth saying. Nothing of it prevents holding the address.
+/// What [`check`](crate::holder::Holder::check) found worth saying. Nothing of it prevents holding the address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// The interface is down or without carrier.

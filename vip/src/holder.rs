@@ -12,13 +12,17 @@ use crate::address::{Address, Warning};
 use crate::destroy::{Destroyed, Destroyer};
 use crate::error::Error;
 use crate::netlink::message::{NewAddress, AF_BRIDGE, AF_UNSPEC};
-use crate::netlink::{Link, Netlink, Notice, Notices};
+use crate::netlink::{Assigned, Link, Netlink, Notice, Notices};
 use crate::schedule::Schedule;
 use crate::send::Frames;
 use crate::wire::{arp, ndp, Mac};
 
 /// Time between the two probes.
 pub const PROBE_GAP: Duration = Duration::from_millis(120);
+/// Time between two questions whether the kernel takes packets for a new IPv6 address in.
+const SETTLE_AGAIN: Duration = Duration::from_millis(2);
+/// It is announced after this time in any case: rules of routing may hide the answer.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Time from the first probe to the verdict that nobody has the address.
 pub const PROBE_TIME: Duration = Duration::from_millis(300);
 
@@ -86,6 +90,8 @@ enum Probing {
 }
 
 /// An address and everything that is needed to hold it.
+///
+/// Dropping it removes nothing: only [`remove`](Self::remove), or the address's lifetime, ends it.
 #[derive(Debug)]
 pub struct Holder {
     address: Address,
@@ -99,6 +105,9 @@ pub struct Holder {
     ports: BTreeMap<u32, (bool, bool)>,
     schedule: Schedule,
     wanted: bool,
+    /// Until when the first announcement waits for the kernel to take packets in.
+    unsettled: Option<Duration>,
+    announcements: u64,
     probing: Probing,
     defended_at: Option<Duration>,
 }
@@ -120,8 +129,10 @@ impl Holder {
             frames,
             link: None,
             ports: BTreeMap::new(),
-            schedule: Schedule::new(seed),
+            schedule: Schedule::new(seed).every(address.announce_every),
             wanted: false,
+            unsettled: None,
+            announcements: 0,
             probing: Probing::Idle,
             defended_at: None,
             address,
@@ -181,7 +192,10 @@ impl Holder {
 
     /// Adds the address, or renews it when it is there, and begins to announce it: the first time at once.
     ///
-    /// `valid` is how long the kernel keeps it without a renewal, in seconds ([`Lifetime::valid_for`]); `None` is for ever.
+    /// `valid` is how long the kernel keeps it without a renewal, in seconds ([`valid_for`](crate::lifetime::Lifetime::valid_for)); `None` is for ever.
+    ///
+    /// Takes up to 10 ms for IPv6, mostly none: the announcement waits until the kernel takes packets in. When that takes longer,
+    /// [`tick`](Self::tick) announces.
     ///
     /// # Errors
     /// [`Error::NoInterface`], [`Error::Capability`], [`Error::Ipv6Off`], the kernel's. That an announcement could not be sent is no
@@ -189,6 +203,7 @@ impl Holder {
     pub fn add(&mut self, now: Duration, valid: Option<u32>) -> Result<(), Error> {
         self.find_link()?;
         self.put(valid)?;
+        self.unsettled = if self.settle_route() { None } else { Some(now.saturating_add(SETTLED)) };
         self.wanted = true;
         self.probing = Probing::Idle;
         self.schedule.restart(now);
@@ -212,19 +227,66 @@ impl Holder {
     }
 
     fn put(&mut self, valid: Option<u32>) -> Result<(), Error> {
+        let interface = self.address.interface.clone();
+        let Some(index) = self.link.as_ref().map(|link| link.index) else { return Err(Error::NoInterface { interface }) };
+        let prefix = self.fit_prefix(index)?;
         let address = &self.address;
-        let interface = address.interface.as_str();
-        let link = self.link.as_ref().ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
         let new = NewAddress {
             ip: address.ip,
-            prefix: address.prefix,
-            interface: link.index,
+            prefix,
+            interface: index,
             label: address.label.as_deref(),
+            preferred: address.preferred,
             // The single address has no prefix route anyway; not setting the flag keeps old kernels content.
-            no_prefix_route: address.no_prefix_route && address.prefix < if address.ip.is_ipv4() { 32 } else { 128 },
+            no_prefix_route: address.no_prefix_route && prefix < if address.ip.is_ipv4() { 32 } else { 128 },
             valid,
         };
-        self.netlink.add(&new, interface)
+        self.netlink.add(&new, &interface)
+    }
+
+    /// The prefix to add the address with: as configured, but 32 where that would make it the first address of its IPv4 subnet here. Removes
+    /// the address where it is there with the other one.
+    ///
+    /// The first one carries the others: the box's own address, put back beside it, gets no route to the subnet, and goes when this one goes
+    /// (`promote_secondaries` 0, `__inet_insert_ifa` and `__inet_del_ifa` of net/ipv4/devinet.c).
+    fn fit_prefix(&mut self, index: u32) -> Result<u8, Error> {
+        let (ip, configured) = (self.address.ip, self.address.prefix);
+        if ip.is_ipv6() || configured >= 32 {
+            return Ok(configured);
+        }
+        let all = self.netlink.addresses(ip)?;
+        let first = |one: &Assigned| one.interface == index && one.ip != ip && one.is_first_of(ip, configured);
+        let fits = if all.iter().any(first) { configured } else { 32 };
+        for one in all.iter().filter(|one| one.ip == ip && one.interface == index && one.prefix != fits) {
+            self.netlink.delete(ip, one.prefix, index)?;
+        }
+        Ok(fits)
+    }
+
+    /// Another address of our interface has gone, and ours may be the first one now: that must not last until the next renewal.
+    fn refit(&mut self) -> Result<(), Error> {
+        let Some(index) = self.link.as_ref().map(|link| link.index) else { return Ok(()) };
+        let place = self.netlink.places(self.address.ip)?.into_iter().find(|one| one.interface == index);
+        let Some(place) = place.filter(|one| one.ip.is_ipv4() && one.prefix < 32) else { return Ok(()) };
+        self.put(place.valid)
+    }
+
+    /// Whether the kernel takes packets for the address in, waiting a moment for it.
+    ///
+    /// It answers the addition of an IPv6 address before: the route to itself follows from a work queue, which other changes of the
+    /// network hold up. An announcement sooner than that would draw packets that are dropped, and a lost SYN costs its client a
+    /// second. Mostly not a single turn is needed.
+    fn settle_route(&mut self) -> bool {
+        /// 10 ms in all; after that [`tick`](Holder::tick) asks again.
+        const TURNS: u32 = 20;
+        const TURN: Duration = Duration::from_micros(500);
+        for _ in 0..TURNS {
+            if self.address.ip.is_ipv4() || self.netlink.is_local(self.address.ip) {
+                return true;
+            }
+            std::thread::sleep(TURN);
+        }
+        false
     }
 
     /// Removes the address from wherever it is on this host and ends the TCP sessions that use it. Can be repeated.
@@ -233,6 +295,7 @@ impl Holder {
     /// [`Error::Capability`], the kernel's. The announcements have ended in any case.
     pub fn remove(&mut self) -> Result<Removal, Error> {
         self.wanted = false;
+        self.unsettled = None;
         self.schedule.stop();
         let ip = self.address.ip;
         let mut places = 0;
@@ -263,12 +326,20 @@ impl Holder {
         self.send_announcement()
     }
 
+    /// How many announcements were sent since [`open`](Self::open).
+    #[must_use]
+    pub fn announcements(&self) -> u64 {
+        self.announcements
+    }
+
     /// Starts a conflict probe: two questions [`PROBE_GAP`] apart, a verdict after [`PROBE_TIME`]. See [`conflict`](Self::conflict).
     ///
     /// # Errors
     /// [`Error::NoInterface`]; the kernel's, such as `ENETDOWN`.
     pub fn probe(&mut self, now: Duration) -> Result<(), Error> {
         self.find_link()?;
+        // What was said before the question is no answer to it.
+        let _ = self.foreign_claim();
         self.probing = Probing::Running { started: now, again: Some(now.saturating_add(PROBE_GAP)) };
         self.send_probe()
     }
@@ -303,6 +374,12 @@ impl Holder {
 
     /// Sends what is due. What cannot be sent is tried again by the schedule.
     pub fn tick(&mut self, now: Duration) {
+        match self.unsettled {
+            Some(until) if now < until && !self.netlink.is_local(self.address.ip) => {
+                self.schedule.restart(now.saturating_add(SETTLE_AGAIN));
+            }
+            _ => self.unsettled = None,
+        }
         if self.schedule.due(now) {
             let _ = self.send_announcement();
         }
@@ -334,12 +411,13 @@ impl Holder {
     pub fn poll_events(&mut self, now: Duration) -> Vec<Event> {
         let mut notices = Vec::new();
         self.notices.drain(|notice| notices.push(notice));
-        let (mut events, mut verify) = (Vec::new(), false);
+        let (mut events, mut verify, mut refit) = (Vec::new(), false, false);
         for notice in notices {
             match notice {
                 Notice::Link(link) => self.link_changed(link, &mut events),
                 Notice::LinkGone(link) => self.link_gone(&link, &mut events),
-                Notice::AddressGone(one) => verify |= one.ip == self.address.ip,
+                Notice::AddressGone(one) if one.ip == self.address.ip => verify = true,
+                Notice::AddressGone(_) => refit = true,
                 Notice::Lost => {
                     verify = true;
                     self.resync(&mut events);
@@ -348,6 +426,10 @@ impl Holder {
         }
         // Not what the notice says but what is: it may be of our own removal before an addition, or of another interface.
         verify |= events.iter().any(|event| matches!(event, Event::InterfaceGone | Event::CarrierBack));
+        if self.wanted && refit {
+            // What fails is tried again with the next renewal.
+            let _ = self.refit();
+        }
         if self.wanted && verify && matches!(self.is_present(), Ok(false)) {
             events.push(Event::AddressRemoved);
         }
@@ -472,7 +554,11 @@ impl Holder {
         let Some(index) = self.link.as_ref().map(|link| link.index) else {
             return Err(Error::NoInterface { interface: self.address.interface.clone() });
         };
-        let gateway = if self.frames.is_some() { self.netlink.gateway(self.address.ip, index) } else { None };
+        let gateway = match self.address.gateway {
+            _ if self.frames.is_none() => None,
+            None => self.netlink.gateway(self.address.ip, index),
+            named => named,
+        };
         let Some((frames, link, mac)) = self.speaker()? else { return Ok(()) };
         match self.address.ip {
             IpAddr::V4(ip) => {
@@ -482,10 +568,12 @@ impl Holder {
             IpAddr::V6(ip) => frames.send(&ndp::announce(mac, ip, link.forwards6))?,
         }
         match (self.address.ip, gateway) {
-            (IpAddr::V4(ip), Some(IpAddr::V4(gateway))) => frames.send(&arp::ask(mac, ip, gateway)),
-            (IpAddr::V6(ip), Some(IpAddr::V6(gateway))) => frames.send(&ndp::ask(mac, ip, gateway)),
-            _ => Ok(()),
+            (IpAddr::V4(ip), Some(IpAddr::V4(gateway))) => frames.send(&arp::ask(mac, ip, gateway))?,
+            (IpAddr::V6(ip), Some(IpAddr::V6(gateway))) => frames.send(&ndp::ask(mac, ip, gateway))?,
+            _ => {}
         }
+        self.announcements += 1;
+        Ok(())
     }
 
     fn send_probe(&self) -> Result<(), Error> {
@@ -499,7 +587,7 @@ impl Holder {
     /// Reads what has arrived; the last station that claims the address.
     fn foreign_claim(&self) -> Option<Mac> {
         /// More claims than that are one conflict.
-        const AT_ONCE: usize = 64;
+        const AT_ONCE: usize = 1024;
         let (frames, _, own) = self.speaker().ok().flatten()?;
         (0..AT_ONCE).map_while(|_| frames.next_claim(own)).last().map(|claim| claim.mac)
     }

@@ -16,9 +16,9 @@ pub const FIRST: [Duration; 8] = [
     Duration::from_secs(4),
     Duration::from_secs(8),
 ];
-/// Afterwards one every so often.
+/// Afterwards one every so often, unless another pause is asked for.
 pub const REFRESH: Duration = Duration::from_secs(30);
-/// Part of [`REFRESH`] that is added or taken away by chance, in percent, so that many holders do not speak in chorus.
+/// Part of this pause that is added or taken away by chance, in percent, so that many holders do not speak in chorus.
 pub const JITTER_PERCENT: u64 = 20;
 /// Events that restart the schedule may come in swarms (a flapping link): never two announcements closer than this.
 pub const GAP_MIN: Duration = Duration::from_millis(50);
@@ -36,6 +36,7 @@ pub(crate) fn splitmix64(state: &mut u64) -> u64 {
 #[derive(Clone, Debug)]
 pub struct Schedule {
     random: u64,
+    every: Option<Duration>,
     started: Duration,
     step: usize,
     next: Option<Duration>,
@@ -46,7 +47,13 @@ impl Schedule {
     /// A schedule at rest. The seed decides the jitter and nothing else.
     #[must_use]
     pub const fn new(seed: u64) -> Schedule {
-        Schedule { random: seed, started: Duration::ZERO, step: 0, next: None, last: None }
+        Schedule { random: seed, every: Some(REFRESH), started: Duration::ZERO, step: 0, next: None, last: None }
+    }
+
+    /// The same with another pause than [`REFRESH`] after the first announcements, up to a day; `None`: nothing follows them.
+    #[must_use]
+    pub fn every(self, pause: Option<Duration>) -> Schedule {
+        Schedule { every: pause.map(|pause| pause.clamp(Duration::from_secs(1), Duration::from_secs(86_400))), ..self }
     }
 
     /// Begins (again): an announcement is due now, at most [`GAP_MIN`] after the last one.
@@ -57,9 +64,10 @@ impl Schedule {
         self.next = Some(self.started);
     }
 
-    /// Nothing more is due.
+    /// Nothing more is due. The next start is a new one: it need not keep any distance.
     pub fn stop(&mut self) {
         self.next = None;
+        self.last = None;
     }
 
     /// When the next announcement is due; `None` at rest.
@@ -74,28 +82,27 @@ impl Schedule {
             return false;
         }
         self.last = Some(now);
-        let mut next = self.following(now);
-        while next <= now && self.step < FIRST.len() {
-            next = self.following(now);
+        self.next = self.following(now);
+        while self.next.is_some_and(|next| next <= now) && self.step < FIRST.len() {
+            self.next = self.following(now);
         }
-        self.next = Some(next);
         true
     }
 
     /// The moment after the current one.
-    fn following(&mut self, now: Duration) -> Duration {
+    fn following(&mut self, now: Duration) -> Option<Duration> {
         self.step = self.step.saturating_add(1);
         match FIRST.get(self.step) {
-            Some(offset) => self.started.saturating_add(*offset),
-            None => now.saturating_add(self.refresh()),
+            Some(offset) => Some(self.started.saturating_add(*offset)),
+            None => self.every.map(|every| now.saturating_add(self.jittered(every))),
         }
     }
 
-    /// [`REFRESH`] ± [`JITTER_PERCENT`].
-    fn refresh(&mut self) -> Duration {
-        let spread = REFRESH.as_millis() as u64 * JITTER_PERCENT / 100;
+    /// ± [`JITTER_PERCENT`].
+    fn jittered(&mut self, every: Duration) -> Duration {
+        let spread = every.as_millis() as u64 * JITTER_PERCENT / 100;
         let shift = splitmix64(&mut self.random) % (2 * spread + 1);
-        REFRESH + Duration::from_millis(shift) - Duration::from_millis(spread)
+        every + Duration::from_millis(shift) - Duration::from_millis(spread)
     }
 }
 
@@ -130,6 +137,21 @@ mod tests {
         let gaps: Vec<u64> = times[7..].windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(gaps.iter().all(|gap| (24_000..=36_000).contains(gap)), "{gaps:?}");
         assert!(gaps.iter().any(|gap| *gap < 28_000) && gaps.iter().any(|gap| *gap > 32_000), "they differ: {gaps:?}");
+    }
+
+    #[test]
+    fn another_pause_or_none() {
+        let mut schedule = Schedule::new(1).every(Some(ms(5000)));
+        schedule.restart(ms(9));
+        let times = run(&mut schedule, ms(9), 20);
+        assert!(times[7..].windows(2).all(|pair| (4000..=6000).contains(&(pair[1] - pair[0]))), "{times:?}");
+        let mut schedule = Schedule::new(1).every(None);
+        schedule.restart(ms(9));
+        assert_eq!(run(&mut schedule, ms(9), 8)[7], 8000);
+        assert_eq!((schedule.next(), schedule.due(ms(1_000_000))), (None, false));
+        schedule.restart(ms(20_000));
+        assert!(schedule.due(ms(20_000)), "an event starts it again");
+        assert!(schedule.due(Duration::MAX) && schedule.next().is_none(), "who comes late after all of them");
     }
 
     #[test]
@@ -169,6 +191,11 @@ mod tests {
         assert_eq!(run(&mut schedule, ms(5000), 3), [0, 100, 200]);
         schedule.stop();
         assert!(!schedule.due(ms(90_000)));
+        schedule.restart(ms(90_000));
+        assert!(schedule.due(ms(90_000)));
+        schedule.stop();
+        schedule.restart(ms(90_001));
+        assert!(schedule.due(ms(90_001)), "taken again a moment after it was let go");
     }
 
     #[test]

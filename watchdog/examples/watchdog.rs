@@ -3,7 +3,7 @@
 //! ```text
 //! watchdog list                                  what the kernel has
 //! watchdog info DEVICE                           one device, without opening it
-//! watchdog feed DEVICE TIMEOUT SECONDS           arm, kick every TIMEOUT / 3 for SECONDS (0: for ever), disarm; kick on when that fails
+//! watchdog feed DEVICE TIMEOUT SECONDS           arm, kick every TIMEOUT / 3 (at most 3 s) for SECONDS (0: for ever), disarm; kick on when that fails
 //! watchdog arm-and-hang DEVICE TIMEOUT           arm, then do nothing: the machine resets
 //! ```
 //!
@@ -59,7 +59,7 @@ fn arm(path: &str, timeout: u32) -> Result<Armed, String> {
 /// Kicks for `seconds`, 0 for ever.
 fn kick_for(armed: &mut Armed, seconds: u64) -> Result<(), Error> {
     let began = Instant::now();
-    let pause = Duration::from_millis(u64::from(armed.timeout_s()) * 1000 / 3);
+    let pause = Duration::from_millis((u64::from(armed.timeout_s()) * 1000 / 3).min(3000));
     while seconds == 0 || began.elapsed() < Duration::from_secs(seconds) {
         let left = armed.time_left()?;
         armed.kick()?;

@@ -62,6 +62,7 @@ pub(super) fn without_leader(facts: &Facts<'_>) -> Decision {
     match facts.cluster.initialize {
         None if !facts.config.may_bootstrap || !election::may_lead(&facts.config.tags) => Decision::nothing(Verdict::MayNotBootstrap),
         None if facts.now < facts.memory.copy_not_before => Decision::nothing(Verdict::BootstrapFailed),
+        None if facts.lacks_watchdog() => Decision::nothing(Verdict::NoWatchdog),
         None if facts.memory.lease.is_none() => Decision::nothing(Verdict::WaitingForLease),
         None => claim(),
         // The claim's answer was lost: asking again tells whether it is ours, because it hangs on our lease.

@@ -23,6 +23,8 @@ use super::types::{Instant, JobId, MemberName, Millis, Revision, SystemId, WallT
 use super::verdict::Verdict;
 use super::view::{ClusterView, DcsHealth, HistoryEntry, NodeView, PeersView, PgState, UpstreamHistory};
 
+pub use switchover::CARRIER_PATIENCE;
+
 /// What the core remembers between two decisions. Changed by [`super::Machine`] alone.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {

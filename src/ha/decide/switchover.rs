@@ -3,6 +3,7 @@
 use super::{Decision, Facts, Need, PgWanted};
 use crate::ha::action::StopMode;
 use crate::ha::election;
+use crate::ha::fence::VipRole;
 use crate::ha::types::{MemberName, Millis};
 use crate::ha::verdict::Verdict;
 use crate::ha::view::{FailoverRequest, PeersView};
@@ -41,7 +42,8 @@ fn step_back(facts: &Facts<'_>, verdict: Verdict) -> Decision {
 
 /// The cable of the virtual IP's interface is out for longer than a switch needs to come back: nobody reaches us by it.
 fn is_cut_off(facts: &Facts<'_>) -> bool {
-    facts.memory.carrier_lost_at.is_some_and(|at| facts.now.since(at) >= CARRIER_PATIENCE)
+    let has_address = facts.config.vip_roles.contains(&VipRole::Primary);
+    has_address && facts.memory.carrier_lost_at.is_some_and(|at| facts.now.since(at) >= CARRIER_PATIENCE)
 }
 
 /// A running leader whose clients cannot reach it hands over, if somebody who answers can lead.
@@ -60,7 +62,7 @@ pub(super) fn better_reached(facts: &Facts<'_>, peers: &PeersView) -> bool {
 }
 
 /// How long a carrier may be away: a switch that restarts a port, a cable that is plugged again.
-const CARRIER_PATIENCE: Millis = Millis(2_000);
+pub const CARRIER_PATIENCE: Millis = Millis(2_000);
 
 /// A request that concerns this leader and whose time has come.
 fn due<'a>(facts: &Facts<'a>) -> Option<&'a FailoverRequest> {

@@ -149,6 +149,9 @@ impl Machine {
         let Some(job) = self.memory.job.take_if(|job| job.id == id) else { return Wake::Sleep };
         self.just_promoted = false;
         self.distrust_older_looks();
+        if job.kind == JobKind::Writable || job.name == "bootstrap" {
+            self.distrust_standby_looks();
+        }
         self.memory.job_ended_at = self.now;
         self.timers.observe_at = Some(self.now);
         self.timers.observe_pause = super::POLL_FASTEST;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::action::{Action, StoreRequest};
 use super::config::HaConfig;
-use super::decide::{decide, BootstrapStep, Decision, Facts, JobKind, Memory, UNLOCKED_LIMIT};
+use super::decide::{decide, BootstrapStep, Decision, Facts, JobKind, Memory, CARRIER_PATIENCE, UNLOCKED_LIMIT};
 use super::input::{Input, Progress, RestartRequest, Signal};
 use super::lease::LeaseClock;
 use super::types::{Instant, JobId, LeaseId, Millis, RequestId, Revision};
@@ -60,7 +60,7 @@ pub struct Machine {
     /// When `/status` was written last, with which slots.
     status_written: Option<(Instant, Vec<String>)>,
     fences: fences::Fences,
-    vips: address::HeldVips,
+    vips: address::Vips,
     /// The promotion ended well, and no look since then was answered: PostgreSQL itself said that it is writable.
     just_promoted: bool,
     exit_code: Option<i32>,
@@ -117,6 +117,8 @@ struct Timers {
     observe_at: Option<Instant>,
     observe_pause: Millis,
     renew_at: Instant,
+    /// Something that is decided by will have lasted long enough.
+    decide_at: Option<Instant>,
 }
 
 /// What a fact leads to.
@@ -134,6 +136,7 @@ impl Machine {
     /// A core that has seen nothing yet. The first step starts a cycle.
     #[must_use]
     pub fn new(config: HaConfig, now: Instant) -> Machine {
+        let vips = address::Vips::new(&config.vip_roles);
         Machine {
             config: Arc::new(config),
             // Until PostgreSQL was seen it may be a primary: one that an earlier life of the agent left, and that does not answer.
@@ -143,7 +146,14 @@ impl Machine {
             cluster: None,
             node: None,
             flight: Flight::default(),
-            timers: Timers { cycle_at: now, cycle_started_at: now, observe_at: None, observe_pause: POLL_FASTEST, renew_at: now },
+            timers: Timers {
+                cycle_at: now,
+                cycle_started_at: now,
+                observe_at: None,
+                observe_pause: POLL_FASTEST,
+                renew_at: now,
+                decide_at: None,
+            },
             view_floor: Instant(0),
             first_fresh_read: RequestId(0),
             node_floor: Instant(0),
@@ -161,7 +171,7 @@ impl Machine {
             dcs_seen_at: None,
             status_written: None,
             fences: fences::Fences::default(),
-            vips: BTreeMap::new(),
+            vips,
             just_promoted: false,
             exit_code: None,
         }
@@ -188,6 +198,9 @@ impl Machine {
         }
         let mut wake = self.take(input, out);
         if self.watch_lease(out) {
+            wake = Wake::Decide;
+        }
+        if self.timers.decide_at.take_if(|at| now >= *at).is_some() && wake == Wake::Sleep {
             wake = Wake::Decide;
         }
         match wake {
@@ -249,6 +262,7 @@ impl Machine {
 
     fn take_carrier(&mut self, lost: bool) -> Wake {
         self.memory.carrier_lost_at = lost.then(|| self.memory.carrier_lost_at.unwrap_or(self.now));
+        self.timers.decide_at = self.memory.carrier_lost_at.map(|at| at + CARRIER_PATIENCE);
         Wake::Cycle
     }
 
@@ -295,6 +309,7 @@ impl Machine {
         let Some(node) = self.node.clone().filter(|_| !self.node_is_old) else { return };
         let cluster = self.cluster.clone().unwrap_or_default();
         self.remember_before_decision(&cluster, &node);
+        self.judge_adopted(&cluster, &node);
         self.give_up_lost_bootstrap(&cluster, out);
         let facts = Facts { config: &self.config, cluster: &cluster, node: &node, memory: &self.memory, now: self.now };
         let decision = decide(&facts);
@@ -485,9 +500,8 @@ impl Machine {
             earlier((self.now < due).then_some(due));
         }
         earlier(self.fences_deadline());
-        if !self.vips.is_empty() {
-            earlier(self.memory.lease.map(|lease| lease.stop_at()).filter(|stop| self.now < *stop));
-        }
+        earlier(self.timers.decide_at);
+        earlier(self.vips_deadline());
         at.max(self.now + Millis(1))
     }
 

@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 
 use super::{Machine, WriteKind};
 use crate::ha::action::{Action, Snapshot, StoreRequest};
+use crate::ha::config::WatchdogMode;
 use crate::ha::decide::BootstrapStep;
+use crate::ha::fence::Watchdog;
 use crate::ha::types::{Instant, LeaseId};
 use crate::ha::view::{ClusterView, NodeView, PgRunning, PgState, Role};
 
@@ -77,7 +79,24 @@ impl Machine {
         if cluster.is_paused() {
             put("pause", true.into());
         }
+        if let Some(word) = self.watchdog_word() {
+            put("watchdog", word.into());
+        }
+        if !self.held_vips().is_empty() {
+            put("vip", self.held_vips().iter().map(|role| Value::from(role.word())).collect());
+        }
         doc
+    }
+
+    /// What the others' `list` shows of the watchdog. Where one is only used if it is there, its absence is no news.
+    fn watchdog_word(&self) -> Option<&'static str> {
+        match (&self.memory.watchdog, self.config.watchdog.mode) {
+            (Watchdog::Unknown, _) => None,
+            (Watchdog::Unusable(_), mode) if mode != WatchdogMode::Required => None,
+            // A moment: not worth a write of its own.
+            (Watchdog::Arming, _) => Some(Watchdog::Ready.word()),
+            (watchdog, _) => Some(watchdog.word()),
+        }
     }
 
     /// Patroni's word for the state.
@@ -138,7 +157,7 @@ impl Machine {
             failsafe_active: false,
             watchdog: self.memory.watchdog.clone(),
             guard: self.memory.guard,
-            vips: self.vips.keys().copied().collect(),
+            vips: self.held_vips(),
             timeline: self.node.as_ref().and_then(|node| node.pg.running()).map(|running| running.timeline),
         })));
     }

@@ -1,5 +1,6 @@
 //! The promises, as observers of facts. One file each; each can be tested on a made-up history.
 
+pub mod address;
 pub mod data;
 pub mod lease;
 pub mod loss;
@@ -7,6 +8,8 @@ pub mod progress;
 pub mod timelines;
 pub mod work;
 pub mod writer;
+
+use mastiff::ha::fence::VipRole;
 
 use crate::options::Options;
 
@@ -46,6 +49,8 @@ pub enum Fact {
         holds_key: bool,
         /// It was last a standby and is started as a primary without a new timeline.
         without_branch: bool,
+        /// The fences that its configuration asks for stand.
+        fenced: bool,
     },
     /// A release of the key was applied.
     Released {
@@ -98,6 +103,58 @@ pub enum Fact {
         /// `maximum_lag_on_failover` in its configuration.
         allowed: u64,
     },
+    /// A fence beside the agent begins or ceases to stand behind a PostgreSQL: an armed guard, a watchdog that counts.
+    Fenced {
+        /// Where.
+        node: usize,
+        /// It stands.
+        standing: bool,
+    },
+    /// A box is suspended, or wakes up.
+    Frozen {
+        /// Where.
+        node: usize,
+        /// Suspended.
+        on: bool,
+        /// After that its fences need so long.
+        grace_ms: u64,
+        /// And its addresses go within this.
+        vip_grace_ms: u64,
+    },
+    /// A fence is told that there is nothing to fence.
+    Disarm {
+        /// Where.
+        node: usize,
+        /// Which.
+        device: &'static str,
+        /// PostgreSQL writes, or is on its way.
+        may_write: bool,
+        /// The cluster is paused.
+        paused: bool,
+    },
+    /// A watchdog is fed or armed while PostgreSQL may write.
+    Fed {
+        /// Where.
+        node: usize,
+        /// It bites later than the lease ends, or there is none.
+        too_long: bool,
+    },
+    /// PostgreSQL writes under its key although no guard is armed.
+    Unguarded {
+        /// Where.
+        node: usize,
+        /// For how long by now.
+        for_ms: u64,
+    },
+    /// An address is configured or removed.
+    Vip {
+        /// Where.
+        node: usize,
+        /// Which.
+        role: VipRole,
+        /// Configured.
+        on: bool,
+    },
     /// One step of a core.
     Step {
         /// Where.
@@ -143,6 +200,7 @@ pub struct Violation {
 pub struct Checks {
     writer: writer::OneWriter,
     lease: lease::Permits,
+    address: address::Addresses,
     timelines: timelines::Timelines,
     work: work::BoundedWork,
 }
@@ -153,6 +211,7 @@ impl Checks {
         Checks {
             writer: writer::OneWriter::new(options),
             lease: lease::Permits::new(options.nodes),
+            address: address::Addresses::new(options.nodes),
             timelines: timelines::Timelines::new(options),
             work: work::BoundedWork::new(options.nodes),
         }
@@ -162,6 +221,7 @@ impl Checks {
     pub fn fact(&mut self, at: u64, fact: &Fact) -> Option<Violation> {
         let found = [
             ("S1", self.writer.fact(at, fact)),
+            ("S3", self.address.fact(at, fact)),
             ("S4", self.lease.fact(at, fact)),
             ("S5", self.timelines.fact(fact)),
             ("S6", data::check(fact)),
@@ -173,7 +233,8 @@ impl Checks {
 
     /// Takes note that time passed.
     pub fn time(&mut self, at: u64) -> Option<Violation> {
-        self.writer.time(at).err().map(|text| Violation { invariant: "S1", at, text })
+        let found = [("S1", self.writer.time(at)), ("S3", self.address.time(at))];
+        found.into_iter().find_map(|(invariant, result)| Some(Violation { invariant, at, text: result.err()? }))
     }
 }
 
@@ -185,6 +246,7 @@ pub fn self_tests() -> Vec<(&'static str, SelfTest)> {
     vec![
         ("writer", writer::self_test),
         ("lease", lease::self_test),
+        ("address", address::self_test),
         ("timelines", timelines::self_test),
         ("data", data::self_test),
         ("loss", loss::self_test),

@@ -49,5 +49,5 @@ pub fn self_test() -> Result<(), String> {
     expect("same", run(Fact::Branched { node: 0, from: 2, to: 2, by_agent: true }), true)?;
     expect("follows", run(Fact::Streams { node: 0, timeline: 1, upstream: 2 }), false)?;
     expect("follows a lower one", run(Fact::Streams { node: 0, timeline: 3, upstream: 2 }), true)?;
-    expect("no branch", run(Fact::Promotion { node: 0, holds_key: true, without_branch: true }), true)
+    expect("no branch", run(Fact::Promotion { node: 0, holds_key: true, without_branch: true, fenced: true }), true)
 }

@@ -1,10 +1,12 @@
 //! S1: one writer.
 //!
-//! At most one node whose PostgreSQL accepts writes. Exception, as long as there is no fence beside the agent: a node that does not hold the leader
-//! key may still be writable while its agent does not run, and for the time that the configuration gives a returning agent to put that right.
+//! At most one node whose PostgreSQL accepts writes. Where a fence stands beside the agent (a guard that is armed and runs, a watchdog that counts)
+//! there is no exception, but for a box that was suspended: it writes nothing, and when it wakes up its fences need a moment.
+//! Where none stands, because there is none or the schedule took it away: a node that does not hold the leader key may still be writable while its
+//! agent does not run, and for the time that the configuration gives a returning agent to put that right.
 
 use super::Fact;
-use crate::options::{Fence, Options};
+use crate::options::Options;
 
 /// A thawed agent acts at once: one late wake-up, SIGQUIT, and SIGKILL after the core's `kill_after` (at most one second).
 const THAWED_MS: u64 = 1_500;
@@ -13,7 +15,12 @@ const THAWED_MS: u64 = 1_500;
 struct Seat {
     writable: bool,
     running: bool,
+    frozen: bool,
+    /// A fence beside the agent stands.
+    fenced: bool,
     excused_until: u64,
+    /// Only as long as no fence stands.
+    returning_until: u64,
 }
 
 /// The checker.
@@ -21,7 +28,6 @@ struct Seat {
 pub struct OneWriter {
     seats: Vec<Seat>,
     holder: Option<usize>,
-    fence: Fence,
     fresh_ms: u64,
     /// Two or more are writable: look at every event.
     crowded: bool,
@@ -33,8 +39,8 @@ impl OneWriter {
         // A fresh agent knows of no lease. It must learn that the key is its own, or stop: one budget for the store, one fast stop that is
         // finished by a kill.
         let fresh_ms = options.retry_timeout_s * 1000 + THAWED_MS;
-        let seat = Seat { writable: false, running: false, excused_until: 0 };
-        OneWriter { seats: vec![seat; options.nodes], holder: None, fence: options.fence, fresh_ms, crowded: false }
+        let seat = Seat { writable: false, running: false, frozen: false, fenced: false, excused_until: 0, returning_until: 0 };
+        OneWriter { seats: vec![seat; options.nodes], holder: None, fresh_ms, crowded: false }
     }
 
     /// Takes a fact.
@@ -46,7 +52,15 @@ impl OneWriter {
                 seat.running = running;
                 if running {
                     let grace = if fresh { self.fresh_ms } else { THAWED_MS };
-                    seat.excused_until = seat.excused_until.max(at + grace);
+                    seat.returning_until = seat.returning_until.max(at + grace);
+                }
+            }
+            Fact::Fenced { node, standing } => self.seats[node].fenced = standing,
+            Fact::Frozen { node, on, grace_ms, .. } => {
+                let seat = &mut self.seats[node];
+                seat.frozen = on;
+                if !on {
+                    seat.excused_until = seat.excused_until.max(at + grace_ms);
                 }
             }
             Fact::Holder(holder) => self.holder = holder,
@@ -56,7 +70,7 @@ impl OneWriter {
             }
             _ => return Ok(()),
         }
-        self.crowded = self.seats.iter().filter(|seat| seat.writable).count() > 1;
+        self.crowded = self.seats.iter().filter(|seat| seat.writable && !seat.frozen).count() > 1;
         self.time(at)
     }
 
@@ -65,7 +79,7 @@ impl OneWriter {
         if !self.crowded {
             return Ok(());
         }
-        let writers: Vec<usize> = (0..self.seats.len()).filter(|&node| self.seats[node].writable).collect();
+        let writers: Vec<usize> = (0..self.seats.len()).filter(|&node| self.seats[node].writable && !self.seats[node].frozen).collect();
         let unexcused: Vec<usize> = writers.iter().copied().filter(|&node| !self.is_excused(node, at)).collect();
         if unexcused.len() > 1 {
             let names: Vec<String> = writers.iter().map(|node| format!("n{}", node + 1)).collect();
@@ -77,7 +91,7 @@ impl OneWriter {
     /// Without the key, and its agent cannot have put that right.
     fn is_excused(&self, node: usize, at: u64) -> bool {
         let seat = &self.seats[node];
-        let unfenced = self.fence == Fence::None && !seat.running;
+        let unfenced = !seat.fenced && (!seat.running || at <= seat.returning_until);
         self.holder != Some(node) && (unfenced || at <= seat.excused_until)
     }
 }
@@ -107,6 +121,21 @@ pub fn self_test() -> Result<(), String> {
     expect("stopped agent that comes back and does nothing", with(&late), true)?;
     let thief = [(90_000, agent(0, false)), (90_001, writes(1, true))];
     expect("the holder's agent is stopped, and nobody else may write", with(&thief), true)?;
+    let fenced = |standing| Fact::Fenced { node: 0, standing };
+    expect("stopped agent, and a fence that does nothing", with(&[&[(3, fenced(true))][..], &stopped].concat()), true)?;
+    let shot = [
+        (3, fenced(true)),
+        (90_000, agent(0, false)),
+        (98_900, writes(0, false)),
+        (99_000, Fact::Holder(Some(1))),
+        (99_001, writes(1, true)),
+    ];
+    expect("stopped agent, and a fence that works", with(&shot), false)?;
+    let freeze = |on| Fact::Frozen { node: 0, on, grace_ms: 250, vip_grace_ms: 0 };
+    let asleep =
+        [(3, fenced(true)), (90_000, freeze(true)), (99_000, Fact::Holder(Some(1))), (99_001, writes(1, true)), (120_000, freeze(false))];
+    expect("suspended", with(&[&asleep[..], &[(120_200, writes(0, false))]].concat()), false)?;
+    expect("suspended and back for long", with(&[&asleep[..], &[(120_300, Fact::Holder(Some(1)))]].concat()), true)?;
     let both = [(90_000, agent(1, true)), (91_000, writes(1, true)), (95_000, Fact::Holder(Some(0)))];
     expect("a second writer without the key", with(&both), true)
 }

@@ -40,6 +40,10 @@ impl World {
         if let Some(left) = self.nodes[node].marker {
             self.step(node, Input::Unfinished(left));
         }
+        self.guard_connect(node);
+        if self.options.vip && self.nodes[node].carrier_lost {
+            self.step(node, Input::Carrier { lost: true });
+        }
         self.after(1, Event::Wake { node, life });
     }
 
@@ -58,6 +62,8 @@ impl World {
         agent.deferred.clear();
         agent.replies_due.clear();
         self.note(node, || "agent is gone".to_owned());
+        self.dog_closed(node);
+        self.guard_alone(node);
         self.tell_agent(node, was, false);
     }
 
@@ -180,6 +186,9 @@ impl World {
             Action::Publish(snapshot) => self.nodes[node].agent.published = Some(snapshot),
             Action::Reply { to, .. } => self.replied(node, to.0),
             Action::Exit { code } => self.agent_exit(node, code),
+            Action::Guard(action) => self.guard_order(node, action),
+            Action::Watchdog(action) => self.dog_order(node, action),
+            Action::Vip(action) => self.vip_order(node, action),
             _ => {}
         }
     }

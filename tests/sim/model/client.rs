@@ -1,5 +1,9 @@
 //! Clients: they write to every node that accepts it, and remember what was acknowledged.
 
+use std::collections::BTreeMap;
+
+use mastiff::ha::fence::VipRole;
+
 use super::node::Power;
 use super::rng::Rng;
 use super::world::{Event, World};
@@ -11,12 +15,17 @@ pub struct Clients {
     pause: u64,
     /// Acknowledged commits so far.
     pub acknowledged: u64,
+    /// Neighbour caches: behind which box a client believes an address.
+    pub caches: Vec<BTreeMap<VipRole, usize>>,
 }
+
+/// Clients with a neighbour cache.
+const CACHES: usize = 3;
 
 impl Clients {
     /// With this mean pause between two writes.
     pub fn new(seed: u64, pause: u64) -> Clients {
-        Clients { rng: Rng::new(seed, "clients"), pause, acknowledged: 0 }
+        Clients { rng: Rng::new(seed, "clients"), pause, acknowledged: 0, caches: vec![BTreeMap::new(); CACHES] }
     }
 }
 
@@ -26,6 +35,10 @@ impl World {
         let bytes = self.clients.rng.between(200, 8_000);
         for node in 0..self.nodes.len() {
             self.write(node, bytes);
+        }
+        self.look_for_unguarded();
+        for node in 0..self.nodes.len() {
+            self.kick_blindly(node);
         }
         let pause = self.clients.rng.below(2 * self.clients.pause) + 1;
         self.after(pause, Event::ClientWrite);

@@ -3,6 +3,7 @@
 use mastiff::ha::input::Input;
 use mastiff::ha::types::Millis;
 
+use super::guard::THAWED_GUARD_MS;
 use super::node::{Power, Process};
 use super::world::{Event, World};
 use crate::checkers::Fact;
@@ -53,6 +54,24 @@ impl World {
             Kind::StoreWiped => self.wipe_store(),
             Kind::Switchover | Kind::Failover | Kind::Restart | Kind::PatchConfig => self.command(fault),
             Kind::Terminate => self.terminate(node),
+            Kind::GuardKill => self.guard_kill(node, true),
+            Kind::GuardStop => self.guard_stop(node),
+            Kind::GuardBroken => {
+                self.nodes[node].guard.broken = true;
+                self.guard_kill(node, true);
+            }
+            Kind::GroupStop => {
+                self.agent_stop(node);
+                self.guard_stop(node);
+            }
+            Kind::GroupKill => {
+                self.agent_die(node);
+                self.guard_kill(node, true);
+            }
+            Kind::DogVanishes => self.dog_vanish(node, true),
+            Kind::DogRefuses => self.nodes[node].dog.refuses = true,
+            Kind::CarrierLost => self.carrier(node, true),
+            Kind::Pause => self.pause(node, true),
             _ => self.cut(fault, true),
         }
     }
@@ -66,7 +85,17 @@ impl World {
         let node = fault.node;
         match fault.kind {
             Kind::AgentStop => self.agent_continue(node),
-            Kind::AgentKill | Kind::BothKill | Kind::Terminate => self.agent_start(node),
+            Kind::AgentKill | Kind::BothKill | Kind::Terminate | Kind::GroupKill => self.agent_start(node),
+            Kind::GuardStop => self.guard_continue(node),
+            Kind::GuardBroken => self.nodes[node].guard.broken = false,
+            Kind::GroupStop => {
+                self.guard_continue(node);
+                self.agent_continue(node);
+            }
+            Kind::DogVanishes => self.dog_vanish(node, false),
+            Kind::DogRefuses => self.nodes[node].dog.refuses = false,
+            Kind::CarrierLost => self.carrier(node, false),
+            Kind::Pause => self.pause(node, false),
             Kind::PowerCut => self.power_on(node),
             Kind::Blackout => (0..self.nodes.len()).for_each(|node| self.power_on(node)),
             Kind::PgHang => self.unhang(node),
@@ -129,6 +158,19 @@ impl World {
         }
     }
 
+    /// The cable of the virtual IP's interface.
+    fn carrier(&mut self, node: usize, lost: bool) {
+        if self.nodes[node].carrier_lost != lost {
+            self.nodes[node].carrier_lost = lost;
+            if self.options.vip && self.nodes[node].agent.process != Process::Dead {
+                self.send(node, 2, Input::Carrier { lost });
+            }
+            if !lost {
+                self.vips_announce_again(node);
+            }
+        }
+    }
+
     /// SIGCONT.
     pub fn agent_continue(&mut self, node: usize) {
         if self.nodes[node].agent.process == Process::Stopped {
@@ -138,12 +180,20 @@ impl World {
         }
     }
 
-    fn power_off(&mut self, node: usize) {
+    /// The power goes.
+    pub fn power_off(&mut self, node: usize) {
         if self.nodes[node].power == Power::Off {
             return;
         }
+        if self.nodes[node].power == Power::Suspended {
+            self.tell_frozen(node, false);
+        }
         self.agent_die(node);
         self.nodes[node].power = Power::Off;
+        self.guard_kill(node, false);
+        self.dog_off(node);
+        self.drop_all_vips(node);
+        self.tell_fences(node);
         self.pg_kill(node);
         self.nodes[node].deferred.clear();
     }
@@ -157,9 +207,34 @@ impl World {
         }
     }
 
+    /// A reset by the watchdog is through, unless the power went for another reason since.
+    pub fn reset_ends(&mut self, node: usize, resets: u32) {
+        if self.nodes[node].resets == resets {
+            self.power_on(node);
+        }
+    }
+
+    /// A frozen box does nothing, and when it thaws it gets what its fences need.
+    fn tell_frozen(&mut self, node: usize, on: bool) {
+        let target = &self.nodes[node];
+        let bite = target.dog.counting.map_or(0, |counting| counting.bites_at.saturating_sub(self.now));
+        let grace_ms = if target.guard.stands() { THAWED_GUARD_MS } else { bite };
+        let last = target.vips.values().max().map_or(0, |until| until.saturating_sub(self.now));
+        let running = target.agent.process == Process::Running;
+        let vip_grace_ms = if target.guard.stands() {
+            THAWED_GUARD_MS
+        } else if running {
+            last.min(1_500)
+        } else {
+            last
+        };
+        self.fact(Fact::Frozen { node, on, grace_ms, vip_grace_ms });
+    }
+
     fn suspend(&mut self, node: usize) {
         let was = self.nodes[node].agent_runs();
         if self.nodes[node].power == Power::On {
+            self.tell_frozen(node, true);
             self.nodes[node].power = Power::Suspended;
             self.nodes[node].suspended_at = self.now;
             self.tell_agent(node, was, false);
@@ -175,6 +250,9 @@ impl World {
         if self.is_mutated(Mutation::SleepingClock) {
             self.nodes[node].clock.hidden += slept;
         }
+        self.dog_wakes(node, slept);
+        self.vips_wake(node, slept);
+        self.tell_frozen(node, false);
         self.tell_agent(node, false, false);
         for event in std::mem::take(&mut self.nodes[node].deferred) {
             self.push(self.now, event);
@@ -251,14 +329,19 @@ impl World {
         for node in 0..self.nodes.len() {
             self.power_on(node);
             self.resume(node);
+            self.guard_continue(node);
             self.agent_continue(node);
             self.unhang(node);
+            self.dog_vanish(node, false);
+            self.carrier(node, false);
             let target = &mut self.nodes[node];
             target.wal_lag_ms = 0;
             target.slow_promote_ms = 0;
             target.slow_stop_ms = 0;
             target.child_fails = false;
             target.freeze = None;
+            target.guard.broken = false;
+            target.dog.refuses = false;
             if target.agent.process == Process::Dead {
                 self.after(1_000, Event::AgentStart { node });
             }

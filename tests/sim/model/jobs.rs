@@ -10,7 +10,7 @@ use super::node::{index_of, Power, RunningJob};
 use super::postgres::{Cluster, Data, Proc};
 use super::world::{Event, JobStep, World};
 use crate::checkers::{Fact, Touch};
-use crate::options::Mutation;
+use crate::options::{DogMode, Mutation};
 
 impl World {
     /// The core starts a job.
@@ -170,7 +170,16 @@ impl World {
     fn tell_promotion(&mut self, node: usize, start: bool) {
         let holds_key = self.store.holder() == Some(node);
         let was_standby = self.nodes[node].pg.cluster().is_some_and(|cluster| !cluster.control().was_primary());
-        self.fact(Fact::Promotion { node, holds_key, without_branch: start && was_standby });
+        let target = &self.nodes[node];
+        let hurt = self.now < target.guard.hurt_at + 5_000;
+        let guarded = !self.options.guard || hurt || target.guard.armed.is_some() || self.store.view().is_paused();
+        let fed = target.dog.counting.is_some() || self.options.dog_mode != DogMode::Required || self.store.view().is_paused();
+        self.fact(Fact::Promotion {
+            node,
+            holds_key,
+            without_branch: start && was_standby,
+            fenced: guarded && (fed || target.dog.vanished),
+        });
     }
 
     fn start(&mut self, node: usize, job: &mut RunningJob) -> Option<JobOutcome> {

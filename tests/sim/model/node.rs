@@ -3,17 +3,21 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use mastiff::ha::action::{Job, Snapshot, StartAs};
-use mastiff::ha::config::HaConfig;
+use mastiff::ha::config::{HaConfig, WatchdogMode};
+use mastiff::ha::fence::VipRole;
 use mastiff::ha::input::Unfinished;
 use mastiff::ha::types::{JobId, MemberName, Millis};
 use mastiff::ha::Machine;
 use serde_json::{json, Value};
 
 use super::clock::Clock;
+use super::guard::Guard;
 use super::postgres::Pg;
 use super::rng::Rng;
+use super::vip::Vips;
+use super::watchdog::Watchdog;
 use super::world::Event;
-use crate::options::Options;
+use crate::options::{DogMode, Options};
 
 /// Power of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +73,8 @@ pub struct Agent {
     pub process: Process,
     /// Counts lives; events of an earlier life are void.
     pub life: u32,
+    /// World time since which it runs without a break.
+    pub runs_since: u64,
     /// The core.
     pub machine: Option<Machine>,
     /// What arrived while it could not run.
@@ -134,6 +140,22 @@ pub struct Node {
     pub suspended_at: u64,
     /// It was promoted by a stray hand.
     pub stray: bool,
+    /// The guard process.
+    pub guard: Guard,
+    /// The hardware watchdog.
+    pub dog: Watchdog,
+    /// The virtual IPs that are configured here.
+    pub vips: Vips,
+    /// Their interface has no carrier.
+    pub carrier_lost: bool,
+    /// Resets by the watchdog.
+    pub resets: u32,
+    /// World time since which PostgreSQL cannot write.
+    pub calm_since: u64,
+    /// World time since which PostgreSQL writes under our key without a guard that is armed.
+    pub unguarded_since: Option<u64>,
+    /// The checkers know that a fence stands.
+    pub told_fenced: bool,
 }
 
 impl Node {
@@ -149,6 +171,7 @@ impl Node {
             agent: Agent {
                 process: Process::Dead,
                 life: 0,
+                runs_since: 0,
                 machine: None,
                 deferred: VecDeque::new(),
                 wake_at: u64::MAX,
@@ -176,12 +199,26 @@ impl Node {
             promoted_by: 0,
             suspended_at: 0,
             stray: false,
+            guard: Guard::default(),
+            dog: Watchdog { kind: options.dog(index), ..Watchdog::default() },
+            vips: Vips::new(),
+            carrier_lost: false,
+            resets: 0,
+            calm_since: 0,
+            unguarded_since: None,
+            told_fenced: false,
         }
     }
 
     /// The agent's process runs and gets the processor.
     pub fn agent_runs(&self) -> bool {
         self.power == Power::On && self.agent.process == Process::Running
+    }
+
+    /// Its watchdog can be used with the configuration in effect.
+    pub fn has_watchdog(&self, options: &Options) -> bool {
+        let config = self.config(options);
+        self.dog.is_usable(options.dog_mode, config.watchdog.limit(config.ttl, config.loop_wait))
     }
 
     /// The configuration that the agent starts with or reloads to.
@@ -197,6 +234,14 @@ impl Node {
         config.remove_data_directory_on_rewind_failure = options.wipe_rewind_failed;
         config.remove_data_directory_on_diverged_timelines = options.wipe_diverged;
         config.use_slots = options.use_slots;
+        config.guard = options.guard;
+        config.watchdog.mode = match options.dog_mode {
+            DogMode::Off => WatchdogMode::Off,
+            DogMode::Automatic => WatchdogMode::Automatic,
+            DogMode::Required => WatchdogMode::Required,
+        };
+        config.vip_roles.extend(options.vip.then_some(VipRole::Primary));
+        config.vip_roles.extend(options.standby_vip.then_some(VipRole::Standby));
         config.initial_dynamic = Some(self.dynamic.clone().unwrap_or_else(|| json!({ "loop_wait": options.loop_wait_s })));
         if let Some(dynamic) = &self.dynamic {
             apply_dynamic(&mut config, dynamic);

@@ -31,6 +31,16 @@ impl World {
         self.send(fault.node, 1, Input::Command { reply, command });
     }
 
+    /// Pause, or its end.
+    pub fn pause(&mut self, node: usize, on: bool) {
+        if self.nodes[node].agent_runs() {
+            self.commands += 1;
+            let reply = ReplyId(self.commands);
+            self.nodes[node].agent.replies_due.insert(reply.0);
+            self.send(node, 1, Input::Command { reply, command: Command::PatchConfig(json!({ "pause": on })) });
+        }
+    }
+
     /// SIGTERM of the agent.
     pub fn terminate(&mut self, node: usize) {
         if self.nodes[node].agent_runs() {

@@ -256,8 +256,8 @@ impl World {
         cluster.min_recovery = (0, 0);
         let by_agent = !self.nodes[node].stray;
         self.fact(Fact::Branched { node, from, to, by_agent });
-        if self.nodes[node].promoted_by != self.nodes[node].agent.life {
-            // Begun by an earlier life of the agent: nothing but the next look tells the new one. A guard would have stopped it.
+        if self.nodes[node].promoted_by != self.nodes[node].agent.life && !self.nodes[node].guard.stands() {
+            // Begun by an earlier life of the agent: nothing but the next look tells the new one. A guard stops it.
             let until = self.now + (self.options.loop_wait_s + self.options.retry_timeout_s) * 1000 + 2_000;
             self.fact(Fact::Excused { node, until });
         }

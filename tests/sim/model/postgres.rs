@@ -176,6 +176,11 @@ impl Pg {
         self.proc == Proc::Primary
     }
 
+    /// Accepts writes, or will without being asked again.
+    pub fn may_write(&self) -> bool {
+        matches!(self.proc, Proc::Primary | Proc::Promoting | Proc::Starting { primary: true })
+    }
+
     /// Serves others: as an upstream, as a source of copies.
     pub fn is_serving(&self) -> bool {
         matches!(self.proc, Proc::Primary | Proc::Standby | Proc::Promoting) && !self.hung

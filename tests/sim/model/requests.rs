@@ -1,6 +1,8 @@
 //! What the core asks of the world: the store, this box's PostgreSQL, the other members, an upstream.
 
 use mastiff::ha::action::{StoreRequest, Upstream};
+use mastiff::ha::config::WatchdogMode;
+use mastiff::ha::fence::Watchdog;
 use mastiff::ha::input::{DcsFailure, Input, StoreOutcome};
 use mastiff::ha::types::{Instant, Lsn, MemberName, Millis, RequestId, SystemId, Timeline};
 use mastiff::ha::view::{NodeView, PeerStatus, PeersView, PgState, ReplicationRow, Role, UpstreamHistory};
@@ -314,7 +316,7 @@ impl World {
             position: running.position,
             timeline: Some(running.timeline),
             dcs_last_seen: 0,
-            watchdog_failed: false,
+            watchdog_failed: snapshot.config.watchdog.mode == WatchdogMode::Required && matches!(snapshot.watchdog, Watchdog::Unusable(_)),
             tags: snapshot.config.tags.clone(),
         })
     }

@@ -74,6 +74,11 @@ impl Store {
         self.names.iter().position(|known| known == name)
     }
 
+    /// World time until which the leader key's lease lasts.
+    pub fn leader_until(&self) -> Option<u64> {
+        self.leases.get(&self.view.leader.as_ref()?.lease.0).map(|lease| lease.expires)
+    }
+
     /// Revision of the store.
     pub fn revision(&self) -> i64 {
         self.revision
@@ -305,8 +310,8 @@ fn parse_member(value: Value, lease: LeaseId) -> Member {
         checkpoint_pending: pending,
         tags: Tags { nofailover, ..Tags::default() },
         lease,
-        // The core does not look at it, and copying documents would be most of the simulator's work.
-        raw: Value::Null,
+        // Only what the core looks at: copying documents would be most of the simulator's work.
+        raw: value.get("replication_state").map_or(Value::Null, |state| serde_json::json!({ "replication_state": state })),
     }
 }
 

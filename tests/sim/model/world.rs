@@ -4,10 +4,12 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use mastiff::ha::action::{Action, StoreRequest};
+use mastiff::ha::fence::VipRole;
 use mastiff::ha::input::Input;
 use mastiff::ha::types::{Instant, JobId, RequestId};
 
 use super::client::Clients;
+use super::guard::Order;
 use super::network::Network;
 use super::node::{names, Node, Power, Process};
 use super::store::Store;
@@ -76,6 +78,22 @@ pub enum Event {
     Continue { node: usize },
     /// The store gets out of reach of a node, or back.
     Reach { node: usize, cut: bool },
+    /// An order reaches the guard.
+    GuardHears { node: usize, life: u32, agent: u32, order: Order },
+    /// The guard's deadline.
+    GuardTimer { node: usize, life: u32, kill_at: Instant },
+    /// The guard's SIGQUIT becomes SIGKILL.
+    GuardKills { node: usize, life: u32 },
+    /// The guard should have answered by now.
+    GuardSilence { node: usize, agent: u32, life: u32, asked_at: u64 },
+    /// The watchdog bites, unless it was fed.
+    DogBites { node: usize },
+    /// A box comes back after a reset.
+    Reset { node: usize, resets: u32 },
+    /// The kernel's lifetime of an address ends, unless it was renewed.
+    VipExpires { node: usize, role: VipRole },
+    /// An address is announced.
+    VipAnnounced { node: usize, role: VipRole },
     /// A fault of the schedule.
     Fault(usize),
     /// Its end.
@@ -85,6 +103,7 @@ pub enum Event {
 /// Who must be able to run for an event to happen.
 enum Audience {
     Agent(usize),
+    Guard(usize),
     Box(usize),
     World,
 }
@@ -96,12 +115,15 @@ impl Event {
             | Event::Deliver { node, .. }
             | Event::Observe { node, .. }
             | Event::Job { node, .. }
+            | Event::GuardSilence { node, .. }
             | Event::FenceKill { node, .. } => Audience::Agent(node),
+            Event::GuardHears { node, .. } | Event::GuardTimer { node, .. } | Event::GuardKills { node, .. } => Audience::Guard(node),
             Event::ChildEnds { node, .. }
             | Event::PgReady { node, .. }
             | Event::PgExit { node, .. }
             | Event::PgPromoted { node, .. }
             | Event::PgCheckpoint { node, .. }
+            | Event::VipExpires { node, .. }
             | Event::WalConnect { node, .. }
             | Event::WalDeliver { node, .. } => Audience::Box(node),
             _ => Audience::World,
@@ -268,7 +290,10 @@ impl World {
                     node.agent.deferred.push_back(event);
                 }
             }
-            Audience::Box(node) if self.nodes[node].power == Power::Suspended => self.nodes[node].deferred.push_back(event),
+            Audience::Guard(node) if self.nodes[node].guard.stopped => self.nodes[node].guard.deferred.push_back(event),
+            Audience::Guard(node) | Audience::Box(node) if self.nodes[node].power == Power::Suspended => {
+                self.nodes[node].deferred.push_back(event)
+            }
             _ => self.happen(event),
         }
     }
@@ -300,6 +325,14 @@ impl World {
             Event::ClientWrite => self.client_write(),
             Event::Continue { node } => self.agent_continue(node),
             Event::Reach { node, cut } => self.reach(node, cut),
+            Event::GuardHears { node, life, agent, order } => self.guard_hears(node, life, agent, order),
+            Event::GuardTimer { node, life, kill_at } => self.guard_timer(node, life, kill_at),
+            Event::GuardKills { node, life } => self.guard_kills(node, life),
+            Event::GuardSilence { node, agent, life, asked_at } => self.guard_silence(node, agent, life, asked_at),
+            Event::DogBites { node } => self.dog_bites(node),
+            Event::Reset { node, resets } => self.reset_ends(node, resets),
+            Event::VipExpires { node, role } => self.vip_expires(node, role),
+            Event::VipAnnounced { node, role } => self.vip_announced(node, role),
             Event::Fault(index) => self.fault(index),
             Event::FaultEnds(index) => self.fault_ends(index),
         }
@@ -335,8 +368,42 @@ impl World {
         }
     }
 
+    /// Tells the checkers whether a fence beside the agent stands behind a node's PostgreSQL.
+    pub fn tell_fences(&mut self, node: usize) {
+        let target = &mut self.nodes[node];
+        let standing = target.guard.stands() || target.dog.counting.is_some();
+        if standing != target.told_fenced {
+            target.told_fenced = standing;
+            self.fact(Fact::Fenced { node, standing });
+        }
+    }
+
+    /// Looks for primaries that write under their key without an armed guard.
+    pub fn look_for_unguarded(&mut self) {
+        if !self.options.guard || self.store.view().is_paused() {
+            return;
+        }
+        for node in 0..self.nodes.len() {
+            let (now, target) = (self.now, &mut self.nodes[node]);
+            let boot = target.clock.now(now);
+            let leads = target.agent.machine.as_ref().is_some_and(|machine| {
+                let memory = machine.memory();
+                memory.lock && memory.lease.is_some_and(|lease| lease.guard_at() > boot)
+            });
+            let guarded = target.guard.alive && target.guard.armed.is_some();
+            let bare = target.agent_runs() && leads && target.pg.is_writable() && !guarded && !target.guard.broken;
+            target.unguarded_since = if bare { target.unguarded_since.or(Some(now)) } else { None };
+            // A frozen agent may have slept through it, and the next guard may have been hit, too.
+            if let Some(since) = target.unguarded_since.map(|since| since.max(target.agent.runs_since).max(target.guard.hurt_at)) {
+                self.fact(Fact::Unguarded { node, for_ms: now - since });
+            }
+        }
+    }
+
     /// Tells the checkers whether a node's PostgreSQL accepts writes.
     pub fn tell_writable(&mut self, node: usize) {
+        let now = self.now;
+        self.nodes[node].calm_since = now;
         let pg = &mut self.nodes[node].pg;
         let on = pg.is_writable();
         if on != pg.told_writable {
@@ -348,6 +415,9 @@ impl World {
     /// Tells the checkers whether an agent runs.
     pub fn tell_agent(&mut self, node: usize, was: bool, fresh: bool) {
         let running = self.nodes[node].agent_runs();
+        if running {
+            self.nodes[node].agent.runs_since = self.now;
+        }
         if running != was || fresh {
             self.fact(Fact::Agent { node, running, fresh });
         }

@@ -342,6 +342,18 @@ pub struct Assigned {
     pub ours: bool,
 }
 
+impl Assigned {
+    /// Whether this is the first address of the IPv4 subnet that `other` with this prefix is in, the one that carries the subnet's route.
+    #[must_use]
+    pub fn is_first_of(&self, other: IpAddr, prefix: u8) -> bool {
+        /// `IFA_F_SECONDARY` of linux/if_addr.h.
+        const SECONDARY: u32 = 1;
+        let (IpAddr::V4(own), IpAddr::V4(other)) = (self.ip, other) else { return false };
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        self.flags & SECONDARY == 0 && self.prefix == prefix && own.to_bits() & mask == other.to_bits() & mask
+    }
+}
+
 /// What to add.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewAddress<'a> {
@@ -350,6 +362,8 @@ pub(crate) struct NewAddress<'a> {
     pub(crate) interface: u32,
     pub(crate) label: Option<&'a str>,
     pub(crate) no_prefix_route: bool,
+    /// IPv6: it may be the source of new connections.
+    pub(crate) preferred: bool,
     /// Seconds; `None` is for ever.
     pub(crate) valid: Option<u32>,
 }
@@ -362,10 +376,10 @@ fn address_header(ip: IpAddr, prefix: u8, interface: u32) -> [u8; 8] {
 
 /// Adds an address, or renews it when it is there.
 ///
-/// An IPv6 address gets a preferred lifetime of 0, so that nobody takes it as the source of new connections.
+/// An IPv6 address gets a preferred lifetime of 0 unless it is wanted as the source of new connections.
 pub(crate) fn new_address(new: &NewAddress<'_>) -> Request {
     let valid = new.valid.unwrap_or(crate::lifetime::FOREVER);
-    let preferred = if new.ip.is_ipv6() { 0 } else { valid };
+    let preferred = if new.ip.is_ipv6() && !new.preferred { 0 } else { valid };
     let mut cache = [0; 16];
     cache[..4].copy_from_slice(&preferred.to_ne_bytes());
     cache[4..8].copy_from_slice(&valid.to_ne_bytes());
@@ -425,11 +439,18 @@ fn parse_ip(value: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Asks which way packets to `to` take through an interface.
+/// Asks which way packets to `to` take through an interface, or through any for 0.
 pub(crate) fn get_route(to: IpAddr, interface: u32) -> Request {
     let bits = octets(to).1 as u8 * 8;
     let fixed = [family(to), bits, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     Request::new(RTM_GETROUTE, NLM_F_ACK, &fixed).with_ip(RTA_DST, to).with(RTA_OIF, &interface.to_ne_bytes())
+}
+
+/// Whether an [`RTM_NEWROUTE`] leads to this host itself.
+pub(crate) fn parse_is_local(payload: &[u8]) -> bool {
+    /// `RTN_LOCAL` (linux/rtnetlink.h).
+    const LOCAL: u8 = 2;
+    payload.get(7) == Some(&LOCAL)
 }
 
 /// The gateway of an [`RTM_NEWROUTE`], and the interface that leads to it.

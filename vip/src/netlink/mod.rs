@@ -161,6 +161,17 @@ impl Netlink {
         }
     }
 
+    /// Whether packets to `ip` are taken in by this host.
+    pub fn is_local(&mut self, ip: IpAddr) -> bool {
+        let mut local = false;
+        let answer = self.socket.ask(message::get_route(ip, 0), |kind, payload| {
+            if kind == RTM_NEWROUTE {
+                local = message::parse_is_local(payload);
+            }
+        });
+        answer.is_ok() && local
+    }
+
     /// The gateway of the default route through an interface, in the family of `like`. `None` when there is none.
     pub fn gateway(&mut self, like: IpAddr, interface: u32) -> Option<IpAddr> {
         let outside = if like.is_ipv4() { OUTSIDE4 } else { OUTSIDE6 };

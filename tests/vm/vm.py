@@ -1,0 +1,138 @@
+"""Runs the scenarios in emulated machines: `vm.py [--only MACHINE] [-k PATTERN] [-j N] [-v]`. See --help.
+
+The closing line is `N passed, N failed`.
+"""
+import argparse
+import concurrent.futures
+import glob
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import guest
+import image
+import scenario
+from machines import MACHINES
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+CACHE = os.path.join(ROOT, ".cache", "vm")
+PRINTING = threading.Lock()
+
+
+def arguments():
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="tests/vm/run", description="agents and real watchdog drivers in emulated machines")
+    parser.add_argument("--only", choices=[machine.name for machine in MACHINES], action="append", help="only this machine")
+    parser.add_argument("-k", default="", help="only scenarios whose name matches this regular expression")
+    parser.add_argument("-j", type=int, default=3, help="how many guests at a time: they mostly wait")
+    parser.add_argument("-v", action="store_true", help="print what every guest says")
+    parser.add_argument("--no-build", action="store_true", help="take the binaries in .cache/bin as they are")
+    return parser.parse_args()
+
+
+def say(text):
+    """A line, whole."""
+    with PRINTING:
+        print(text, flush=True)
+
+
+def build(machine, agent):
+    """The static programs of a machine, built anew."""
+    began = time.monotonic()
+    what = ["--agent", "--watchdog"] if agent else ["--watchdog"]
+    done = subprocess.run([os.path.join(ROOT, "cross", "build"), machine.target, *what], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"cross/build {machine.target} failed:\n{done.stderr}")
+    say(f"{machine.name}: built in {time.monotonic() - began:.0f} s")
+
+
+def prepare(machine):
+    """Fetches and builds what a machine boots."""
+    began = time.monotonic()
+    made = image.Image(CACHE, machine)
+    made.prepare()
+    say(f"{machine.name}: kernel and initramfs ready in {time.monotonic() - began:.0f} s")
+    return made
+
+
+def files(machine, case):
+    """What the guest's last layer holds: {name inside: file of this machine}."""
+    binaries = os.path.join(ROOT, ".cache", "bin")
+    found = {
+        "guest/lib.sh": os.path.join(HERE, "guest/lib.sh"),
+        f"guest/scenarios/{case.name}": case.path,
+        "usr/bin/dog": os.path.join(binaries, f"watchdog-{machine.target}"),
+    }
+    if "agent" in case.needs:
+        found["usr/bin/mastiff"] = os.path.join(binaries, f"mastiff-{machine.target}")
+    return found
+
+
+def run(machine, made, case, options):
+    """One scenario on one machine; (machine, scenario, held, seconds, text)."""
+    label = f"{machine.name}/{case.name}"
+    initrd = tempfile.NamedTemporaryFile(prefix="vm-initrd-", dir=CACHE)
+    made.initrd(initrd.name, files(machine, case), bool(case.needs & {"postgres", "agent"}))
+    check = scenario.Check(case)
+    story = []
+    append = f"vm.scenario={case.name} {case.kernel.format(driver=machine.driver)}"
+    try:
+        with initrd, guest.Guest(machine, made, initrd.name, append) as box:
+            watch(box, case, check, lambda event: tell(story, label, event, options.v))
+        held, why = True, ", ".join(check.notes)
+    except scenario.VmError as error:
+        held, why = False, str(error)
+    took = time.monotonic() - box.began
+    say(f"{'ok     ' if held else 'FAILED '} {machine.name:8} {case.name:20} {took:6.1f}s  {why}")
+    if not held and not options.v:
+        say("\n".join(story[-60:]))
+    return machine.name, case.name, held, took, why
+
+
+def tell(story, label, event, aloud):
+    """Remembers an event, and prints it where asked."""
+    line = f"    {event.at:7.2f}  {label}  {event.text if event.kind == 'line' else '*** ' + event.kind}"
+    story.append(line)
+    if aloud:
+        say(line)
+
+
+def watch(box, case, check, tell_it):
+    """Reads events until everything expected was seen."""
+    while not check.done():
+        event = box.next(case.within)
+        if event is None:
+            raise scenario.VmError(f"after {case.within:g} s this was not seen: {check.wanted()}")
+        tell_it(event)
+        check.see(event)
+
+
+def main():
+    """Builds, prepares, runs, prints the table."""
+    options = arguments()
+    machines = [machine for machine in MACHINES if not options.only or machine.name in options.only]
+    cases = [scenario.Scenario(path) for path in sorted(glob.glob(os.path.join(HERE, "scenarios", "*.sh")))]
+    cases = [case for case in cases if re.search(options.k, case.name)]
+    os.makedirs(CACHE, exist_ok=True)
+    began = time.monotonic()
+    results = []
+    with concurrent.futures.ThreadPoolExecutor(1) as builder, concurrent.futures.ThreadPoolExecutor(options.j) as pool:
+        ready = [(machine, builder.submit(build, machine, any("agent" in case.needs for case in cases)) if not options.no_build else None,
+                  pool.submit(prepare, machine)) for machine in machines]
+        running = []
+        for machine, built, made in ready:
+            if built:
+                built.result()
+            running += [pool.submit(run, machine, made.result(), case, options) for case in cases]
+        results = [one.result() for one in running]
+    failed = [result for result in results if not result[2]]
+    print(f"tests/vm: {len(results) - len(failed)} passed, {len(failed)} failed in {time.monotonic() - began:.0f} s")
+    return 1 if failed or not results else 0
+
+
+sys.exit(main())
