@@ -57,6 +57,12 @@ class VipWords:
         """expect [standby ]vip nowhere: no live box has it"""
         self.cluster.wait("no address", lambda: not self.vip_holders((role or "primary").strip()), self.until(5), pause=0.02)
 
+    @command(r"expect standby vip not on (?P<who>\w+)")
+    def do_standby_vip_not_on(self, who):
+        """expect standby vip not on WHO"""
+        box = self.box(who)
+        self.cluster.wait(f"no standby address on {box.name}", lambda: box.name not in self.vip_holders("standby"), self.until(5), pause=0.02)
+
     @command(r"expect vip not on (?P<who>\w+)")
     def do_vip_not_on(self, who):
         """expect vip not on WHO: the box has none of the addresses; says when it lost that of the primary, counted from the last fault"""
