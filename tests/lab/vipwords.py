@@ -118,6 +118,9 @@ class VipWords:
             raise lab.LabError("nobody else answered through the address")
         writable = [t for t, name, state in journal.states(self.cluster.journal) if name == after.node and state == "primary" and fault < t]
         if writable:
+            added = [t for t, name, has in self.vip_changes() if name == after.node and has and t > fault]
+            if added:
+                self.notes.append(f"added {added[0] - writable[0]:.3f}s")
             self.notes.append(f"reached {after.t - writable[0]:.3f}s")
         self.notes.append(f"gap {journal.outage(acks, fault)[0]:.2f}s")
 
