@@ -55,7 +55,14 @@ struct Inner {
     expires_at: Option<Instant>,
     conflict: Option<String>,
     error: Option<String>,
+    /// When it was put back last after somebody removed it.
+    put_back_at: Option<Instant>,
+    /// When it is to be put back.
+    again_at: Option<Instant>,
 }
+
+/// Somebody who removes the address whenever it comes shall not keep this process busy: so often it is put back, at most.
+const PUT_BACK_EVERY: Millis = Millis(200);
 
 impl Vips {
     /// Opens what is needed while the privileges are there.
@@ -79,7 +86,17 @@ impl Vips {
         if setting.role == VipRole::Primary && !holder.is_running() {
             let _ = self.inputs.send(Input::Carrier { lost: true });
         }
-        let inner = Inner { holder, until: None, held: false, since: None, expires_at: None, conflict: None, error: None };
+        let inner = Inner {
+            holder,
+            until: None,
+            held: false,
+            since: None,
+            expires_at: None,
+            conflict: None,
+            error: None,
+            put_back_at: None,
+            again_at: None,
+        };
         Ok(Rc::new(One {
             setting: setting.clone(),
             task: Cell::new(None),
@@ -256,7 +273,7 @@ impl One {
             Err(error) => return log::error!("vip: the kernel's events cannot be had: {error}"),
         };
         loop {
-            let due = self.inner.borrow().holder.next_deadline();
+            let due = self.inner.borrow().due();
             let pause = due.map_or(Duration::from_secs(3600), |due| due.saturating_sub(now()));
             tokio::select! {
                 () = self.changed.notified() => {}
@@ -276,7 +293,11 @@ impl One {
             self.take(inner, &event);
             self.dirty.notify_one();
         }
-        if !inner.held && inner.until.is_some_and(|until| clock::now() < until) {
+        if inner.again_at.take_if(|at| clock::now() >= *at).is_some() && !inner.held && inner.is_ordered() {
+            inner.put_back_at = Some(clock::now());
+            inner.put(true);
+        }
+        if !inner.held && inner.is_ordered() {
             match inner.holder.conflict(now()) {
                 Probe::Free => inner.put(true),
                 Probe::Held { mac } => inner.clash(&format!("{mac} answers for it; not added")),
@@ -290,9 +311,11 @@ impl One {
         match event {
             Event::AddressRemoved => {
                 inner.gone();
-                if inner.until.is_some_and(|until| clock::now() < until) {
+                if inner.is_ordered() {
+                    let now = clock::now();
+                    let again = inner.put_back_at.map_or(now, |last| (last + PUT_BACK_EVERY).max(now));
+                    inner.again_at = Some(again);
                     log::warn!("virtual IP {address} was removed by somebody else, or expired; adding it again");
-                    inner.put(true);
                 }
             }
             Event::CarrierLost | Event::InterfaceGone => self.carrier(inner, true),
@@ -312,6 +335,16 @@ impl One {
 }
 
 impl Inner {
+    /// Whether it may be here now.
+    fn is_ordered(&self) -> bool {
+        self.until.is_some_and(|until| clock::now() < until)
+    }
+
+    /// When there is something to do by itself.
+    fn due(&self) -> Option<Duration> {
+        self.holder.next_deadline().into_iter().chain(self.again_at.map(at)).min()
+    }
+
     /// Adds or renews. What fails is said once and tried again with the next order.
     fn put(&mut self, add: bool) {
         let Some(until) = self.until else { return };

@@ -212,7 +212,7 @@ class Box:
             "--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", f"http://{self.address}:2379",
             "--listen-peer-urls", "http://0.0.0.0:2380", "--initial-advertise-peer-urls", f"http://{self.address}:2380",
             "--initial-cluster", peers, "--initial-cluster-state", "new", "--initial-cluster-token", self.cluster.prefix,
-            "--logger", "zap", "--log-level", "warn",
+            "--logger", "zap", "--log-level", "warn", *self.cluster.etcd_options,
         ], log=os.path.join(self.cluster.dir, f"{self.name}.etcd.log"), user="postgres")
 
     def start_agent(self):
@@ -272,6 +272,7 @@ class Cluster:
         self.off = {}
         self.pending = b""
         self.writers = []
+        self.etcd_options = []
         self.vips = list(vips)
         self.vip_nets = ["10.78.0.0/24", "fd77::/64", "fd78::/64"] if self.vips else []
         self.programs = {}

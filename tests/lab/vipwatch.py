@@ -4,6 +4,7 @@ As a program: vipwatch.py OUTPUT ADDRESS[,ADDRESS...] BOX=NAMESPACE... looks whe
 every 20 ms anyhow. Lines of the output:
 
     V t address box 1|0     (t: CLOCK_MONOTONIC seconds; the address came or went)
+    D t address box         the kernel told that it went; it may be there again
 
 The rest of the file reads that.
 """
@@ -16,7 +17,7 @@ import time
 
 import net
 
-NEWADDR, GETADDR, DONE = 20, 22, 3
+NEWADDR, DELADDR, GETADDR, DONE = 20, 21, 22, 3
 REQUEST_DUMP = 0x301
 LOCAL, ADDRESS = 2, 1
 # RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR of rtnetlink(7).
@@ -38,13 +39,19 @@ class Kernel:
         self.hears.bind((0, GROUPS))
         self.hears.setblocking(False)
 
-    def drain(self):
-        """Forgets what was reported: the dump tells."""
+    def gone(self):
+        """The packed addresses that were reported to have gone. What is there now the dump tells."""
+        found = []
         try:
-            while self.hears.recv(65536):
-                pass
+            while data := self.hears.recv(65536):
+                while len(data) >= 16:
+                    size, kind = struct.unpack_from("=IH", data)
+                    if kind == DELADDR and size >= 24:
+                        found.append(self._own(data[24:size]))
+                    data = data[(max(size, 16) + 3) & ~3:]
         except OSError:
             pass
+        return found
 
     def addresses(self):
         """The set of packed addresses that are configured now."""
@@ -107,10 +114,13 @@ class Watch:
 
     def run(self):
         """For ever."""
-        ears = {kernel.hears: kernel for kernel in self.kernels.values()}
+        ears = {kernel.hears: (box, kernel) for box, kernel in self.kernels.items()}
         while True:
             for ear in select.select(list(ears), [], [], EVERY)[0]:
-                ears[ear].drain()
+                box, kernel = ears[ear]
+                for one in kernel.gone():
+                    if one in self.addresses:
+                        os.write(self.out, f"D {time.monotonic():.4f} {self.addresses[one]} {box}\n".encode())
             self.look(list(self.kernels))
 
 
@@ -126,6 +136,13 @@ def read(path, address):
     except FileNotFoundError:
         pass
     return found
+
+
+def told_gone(path, address):
+    """[(t, box)]: when the kernel of a box told that it went."""
+    with open(path) as file:
+        parts = [line.split() for line in file if line.startswith("D ")]
+    return [(float(part[1]), part[3]) for part in parts if part[2] == address]
 
 
 def holders(changes, until=None):

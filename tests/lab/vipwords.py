@@ -57,6 +57,12 @@ class VipWords:
         """expect [standby ]vip nowhere: no live box has it"""
         self.cluster.wait("no address", lambda: not self.vip_holders((role or "primary").strip()), self.until(5), pause=0.02)
 
+    @command(r"expect standby vip not on (?P<who>\w+)")
+    def do_standby_vip_not_on(self, who):
+        """expect standby vip not on WHO"""
+        box = self.box(who)
+        self.cluster.wait(f"no standby address on {box.name}", lambda: box.name not in self.vip_holders("standby"), self.until(5), pause=0.02)
+
     @command(r"expect vip not on (?P<who>\w+)")
     def do_vip_not_on(self, who):
         """expect vip not on WHO: the box has none of the addresses; says when it lost that of the primary, counted from the last fault"""
@@ -80,19 +86,18 @@ class VipWords:
     def do_vip_stayed(self, who):
         """expect vip stayed on WHO: since the last fault it neither came nor went"""
         box = self.box(who)
-        moved = [change for change in self.vip_changes() if change[0] > self.faults[-1]]
+        moved = [change for change in vipwatch.told_gone(self.cluster.watch, self.vip()) if change[0] > self.faults[-1]]
         if moved or self.vip_holders("primary") != {box.name}:
-            raise lab.LabError(f"it is on {self.vip_holders('primary')}; since the fault: {moved}")
+            raise lab.LabError(f"it is on {self.vip_holders('primary')}; gone since the fault: {moved}")
 
     @command(r"expect vip back on (?P<who>\w+)")
     def do_vip_back(self, who):
-        """expect vip back on WHO: since the last fault it went and came again there; says how long it was away"""
+        """expect vip back on WHO: since the last fault it went and is there again"""
         box, fault = self.box(who), self.faults[-1]
         def back():
-            moved = [(t, has) for t, name, has in self.vip_changes() if t > fault and name == box.name]
-            return moved if len(moved) >= 2 and moved[-1][1] else None
-        moved = self.cluster.wait("it went and came again", back, self.until(5), pause=0.02)
-        self.notes.append(f"away {sum(t if has else -t for t, has in moved):.3f}s")
+            told = any(t > fault and name == box.name for t, name in vipwatch.told_gone(self.cluster.watch, self.vip()))
+            return told and self.vip_holders("primary") == {box.name}
+        self.cluster.wait("it went and came again", back, self.until(5), pause=0.02)
 
     @command(r"expect same session")
     def do_same_session(self):
@@ -113,6 +118,9 @@ class VipWords:
             raise lab.LabError("nobody else answered through the address")
         writable = [t for t, name, state in journal.states(self.cluster.journal) if name == after.node and state == "primary" and fault < t]
         if writable:
+            added = [t for t, name, has in self.vip_changes() if name == after.node and has and t > fault]
+            if added:
+                self.notes.append(f"added {added[0] - writable[0]:.3f}s")
             self.notes.append(f"reached {after.t - writable[0]:.3f}s")
         self.notes.append(f"gap {journal.outage(acks, fault)[0]:.2f}s")
 

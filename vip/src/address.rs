@@ -28,7 +28,8 @@ pub enum OnConflict {
 pub struct Address {
     /// The address.
     pub ip: IpAddr,
-    /// Length of its prefix: 32 or 128 keeps it independent of the interface's other addresses.
+    /// Length of its prefix: 32 or 128 keeps it independent of the interface's other addresses. An IPv4 address is added with 32 while it would
+    /// be the first one of its subnet on the interface: that one carries the others.
     pub prefix: u8,
     /// Name of the interface: hardware, VLAN, bridge, bond.
     pub interface: String,

@@ -12,7 +12,7 @@ use crate::address::{Address, Warning};
 use crate::destroy::{Destroyed, Destroyer};
 use crate::error::Error;
 use crate::netlink::message::{NewAddress, AF_BRIDGE, AF_UNSPEC};
-use crate::netlink::{Link, Netlink, Notice, Notices};
+use crate::netlink::{Assigned, Link, Netlink, Notice, Notices};
 use crate::schedule::Schedule;
 use crate::send::Frames;
 use crate::wire::{arp, ndp, Mac};
@@ -227,20 +227,48 @@ impl Holder {
     }
 
     fn put(&mut self, valid: Option<u32>) -> Result<(), Error> {
+        let interface = self.address.interface.clone();
+        let Some(index) = self.link.as_ref().map(|link| link.index) else { return Err(Error::NoInterface { interface }) };
+        let prefix = self.fit_prefix(index)?;
         let address = &self.address;
-        let interface = address.interface.as_str();
-        let link = self.link.as_ref().ok_or_else(|| Error::NoInterface { interface: interface.to_owned() })?;
         let new = NewAddress {
             ip: address.ip,
-            prefix: address.prefix,
-            interface: link.index,
+            prefix,
+            interface: index,
             label: address.label.as_deref(),
             preferred: address.preferred,
             // The single address has no prefix route anyway; not setting the flag keeps old kernels content.
-            no_prefix_route: address.no_prefix_route && address.prefix < if address.ip.is_ipv4() { 32 } else { 128 },
+            no_prefix_route: address.no_prefix_route && prefix < if address.ip.is_ipv4() { 32 } else { 128 },
             valid,
         };
-        self.netlink.add(&new, interface)
+        self.netlink.add(&new, &interface)
+    }
+
+    /// The prefix to add the address with: as configured, but 32 where that would make it the first address of its IPv4 subnet here. Removes
+    /// the address where it is there with the other one.
+    ///
+    /// The first one carries the others: the box's own address, put back beside it, gets no route to the subnet, and goes when this one goes
+    /// (`promote_secondaries` 0, `__inet_insert_ifa` and `__inet_del_ifa` of net/ipv4/devinet.c).
+    fn fit_prefix(&mut self, index: u32) -> Result<u8, Error> {
+        let (ip, configured) = (self.address.ip, self.address.prefix);
+        if ip.is_ipv6() || configured >= 32 {
+            return Ok(configured);
+        }
+        let all = self.netlink.addresses(ip)?;
+        let first = |one: &Assigned| one.interface == index && one.ip != ip && one.is_first_of(ip, configured);
+        let fits = if all.iter().any(first) { configured } else { 32 };
+        for one in all.iter().filter(|one| one.ip == ip && one.interface == index && one.prefix != fits) {
+            self.netlink.delete(ip, one.prefix, index)?;
+        }
+        Ok(fits)
+    }
+
+    /// Another address of our interface has gone, and ours may be the first one now: that must not last until the next renewal.
+    fn refit(&mut self) -> Result<(), Error> {
+        let Some(index) = self.link.as_ref().map(|link| link.index) else { return Ok(()) };
+        let place = self.netlink.places(self.address.ip)?.into_iter().find(|one| one.interface == index);
+        let Some(place) = place.filter(|one| one.ip.is_ipv4() && one.prefix < 32) else { return Ok(()) };
+        self.put(place.valid)
     }
 
     /// Whether the kernel takes packets for the address in, waiting a moment for it.
@@ -383,12 +411,13 @@ impl Holder {
     pub fn poll_events(&mut self, now: Duration) -> Vec<Event> {
         let mut notices = Vec::new();
         self.notices.drain(|notice| notices.push(notice));
-        let (mut events, mut verify) = (Vec::new(), false);
+        let (mut events, mut verify, mut refit) = (Vec::new(), false, false);
         for notice in notices {
             match notice {
                 Notice::Link(link) => self.link_changed(link, &mut events),
                 Notice::LinkGone(link) => self.link_gone(&link, &mut events),
-                Notice::AddressGone(one) => verify |= one.ip == self.address.ip,
+                Notice::AddressGone(one) if one.ip == self.address.ip => verify = true,
+                Notice::AddressGone(_) => refit = true,
                 Notice::Lost => {
                     verify = true;
                     self.resync(&mut events);
@@ -397,6 +426,10 @@ impl Holder {
         }
         // Not what the notice says but what is: it may be of our own removal before an addition, or of another interface.
         verify |= events.iter().any(|event| matches!(event, Event::InterfaceGone | Event::CarrierBack));
+        if self.wanted && refit {
+            // What fails is tried again with the next renewal.
+            let _ = self.refit();
+        }
         if self.wanted && verify && matches!(self.is_present(), Ok(false)) {
             events.push(Event::AddressRemoved);
         }

@@ -111,6 +111,13 @@ fn the_subnets_prefix_survives_the_first_address() {
             assert_eq!(events, []);
         }
         assert_eq!(holder.is_present(), Ok(true));
+        // The host's own address comes back (a DHCP client, an administrator): it is the first one again, and stays without ours.
+        net.ip("a", "addr add 10.77.0.1/24 dev eth0");
+        holder.renew(Some(30)).unwrap();
+        assert!(net.ip("a", "route show dev eth0").contains("10.77.0.0/24"), "promote_secondaries {promote}");
+        holder.remove().unwrap();
+        let text = net.ip("a", "addr show eth0");
+        assert!(text.contains("10.77.0.1/24") && !text.contains("secondary"), "promote_secondaries {promote}: {text}");
     }
     // The single address does not depend on any other.
     let net = Net::new(&["a"]);

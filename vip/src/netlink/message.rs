@@ -342,6 +342,18 @@ pub struct Assigned {
     pub ours: bool,
 }
 
+impl Assigned {
+    /// Whether this is the first address of the IPv4 subnet that `other` with this prefix is in, the one that carries the subnet's route.
+    #[must_use]
+    pub fn is_first_of(&self, other: IpAddr, prefix: u8) -> bool {
+        /// `IFA_F_SECONDARY` of linux/if_addr.h.
+        const SECONDARY: u32 = 1;
+        let (IpAddr::V4(own), IpAddr::V4(other)) = (self.ip, other) else { return false };
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+        self.flags & SECONDARY == 0 && self.prefix == prefix && own.to_bits() & mask == other.to_bits() & mask
+    }
+}
+
 /// What to add.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewAddress<'a> {
