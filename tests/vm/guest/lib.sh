@@ -42,7 +42,7 @@ start_postgres() {
 
 # sql TEXT: the answer of the local PostgreSQL.
 sql() {
-    as_postgres "PATH=$PATH psql -h /tmp -XAtc \"$1\""
+    as_postgres "PATH=$PATH psql -h /tmp -P pager=off -XAtc \"$1\""
 }
 
 # agent_config MODE: the agent's configuration as /agent.yml, with this watchdog mode. TTL, LOOP_WAIT: 20 and 5 unless set before.
@@ -54,7 +54,7 @@ name: guest
 restapi: {listen: 127.0.0.1:8008, connect_address: 127.0.0.1:8008}
 etcd3: {hosts: ["10.0.2.2:$HOST_PORT"]}
 bootstrap:
-  dcs: {ttl: ${TTL:-20}, loop_wait: ${LOOP_WAIT:-5}, retry_timeout: 5}
+  dcs: {ttl: ${TTL:-20}, loop_wait: ${LOOP_WAIT:-5}, retry_timeout: 5, postgresql: {parameters: {max_connections: 20}}}
   initdb: [{encoding: UTF8}, {locale: C}, no-sync]
 postgresql:
   listen: 127.0.0.1:5432
@@ -66,7 +66,7 @@ postgresql:
   authentication:
     superuser: {username: postgres, password: superpw}
     replication: {username: replicator, password: replpw}
-  parameters: {unix_socket_directories: /tmp, shared_buffers: 8MB, max_connections: 20, dynamic_shared_memory_type: mmap}
+  parameters: {unix_socket_directories: /tmp, shared_buffers: 8MB, dynamic_shared_memory_type: mmap}
 watchdog: {mode: $1, device: $DEVICE}
 YAML
     mkdir -p /pg
