@@ -42,5 +42,51 @@ start_postgres() {
 
 # sql TEXT: the answer of the local PostgreSQL.
 sql() {
-    as_postgres "PATH=$PATH psql -h /tmp -XAtc \"$1\""
+    as_postgres "PATH=$PATH psql -h /tmp -P pager=off -XAtc \"$1\""
+}
+
+# agent_config MODE: the agent's configuration as /agent.yml, with this watchdog mode. TTL, LOOP_WAIT: 20 and 5 unless set before.
+agent_config() {
+    cat >/agent.yml <<YAML
+scope: vm
+namespace: /service/
+name: guest
+restapi: {listen: 127.0.0.1:8008, connect_address: 127.0.0.1:8008}
+etcd3: {hosts: ["10.0.2.2:$HOST_PORT"]}
+bootstrap:
+  dcs: {ttl: ${TTL:-20}, loop_wait: ${LOOP_WAIT:-5}, retry_timeout: 5, postgresql: {parameters: {max_connections: 20}}}
+  initdb: [{encoding: UTF8}, {locale: C}, no-sync]
+postgresql:
+  listen: 127.0.0.1:5432
+  connect_address: 127.0.0.1:5432
+  data_dir: /pg/data
+  bin_dir: /usr/lib/postgresql/15/bin
+  pgpass: /pg/pgpass
+  pg_hba: ["local all all trust", "host all all 127.0.0.1/32 trust"]
+  authentication:
+    superuser: {username: postgres, password: superpw}
+    replication: {username: replicator, password: replpw}
+  parameters: {unix_socket_directories: /tmp, shared_buffers: 8MB, dynamic_shared_memory_type: mmap}
+watchdog: {mode: $1, device: $DEVICE}
+YAML
+    mkdir -p /pg
+    chown postgres:postgres /pg /agent.yml "$DEVICE"
+    chmod 700 /pg
+}
+
+# start_agent: the agent in the background as postgres; its log goes to the console. Its id is in AGENT.
+start_agent() {
+    su postgres -s /bin/sh -c "PATH=$PATH exec mastiff /agent.yml" &
+    AGENT=$!
+}
+
+# wait_for_primary SECONDS: until the local PostgreSQL takes writes.
+wait_for_primary() {
+    local left=$1
+    while [ "$left" -gt 0 ]; do
+        [ "$(sql "select pg_is_in_recovery()" 2>/dev/null)" = f ] && return 0
+        sleep 1
+        left=$((left - 1))
+    done
+    return 1
 }
