@@ -181,8 +181,8 @@ impl Build<'_> {
         if let Some((key, why)) = problem {
             self.say(Severity::Error, &format!("{section}{key}"), why);
         }
-        if config.cert.is_some() != config.key.is_some() {
-            self.say(Severity::Error, section, "cert and key are needed together");
+        if config.cert.is_none() && config.key.is_some() {
+            self.say(Severity::Warning, &format!("{section}.key"), "has no effect without cert");
         }
         Some(config)
     }
