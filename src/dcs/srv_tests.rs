@@ -170,7 +170,7 @@ fn broken_answers_never_panic() {
                 _ => message[at] ^ 1 << (next(&mut state) % 8),
             };
         }
-        message.truncate(if next(&mut state) % 4 == 0 { next(&mut state) % (message.len() + 1) } else { message.len() });
+        message.truncate(if next(&mut state).is_multiple_of(4) { next(&mut state) % (message.len() + 1) } else { message.len() });
         if let Some(Ok(Answer::Records(records))) = read_answer(&message, &question) {
             assert!(records.iter().all(|record| super::is_host(&record.target) && record.target.len() < 256));
             read += 1;

@@ -165,7 +165,7 @@ impl Cipher {
 fn chain<C: BlockCipherDecrypt + KeyInit>(key: &[u8], start: &[u8], data: &[u8]) -> Result<Vec<u8>, Failure> {
     let cipher = C::new_from_slice(key).map_err(|_| Failure::Unknown)?;
     let size = C::block_size();
-    if start.len() != size || data.is_empty() || data.len() % size != 0 {
+    if start.len() != size || data.is_empty() || !data.len().is_multiple_of(size) {
         return Err(Failure::Unknown);
     }
     let mut plain = Vec::with_capacity(data.len());
