@@ -102,7 +102,7 @@ pub fn parse_dcs_url(url: &str) -> Result<(EtcdConfig, Option<String>), String> 
     let (endpoint, user) =
         validate::parse_url(&format!("{protocol}://{address}")).ok_or("not an address like etcd3://host:port/namespace")?;
     let namespace = (!namespace.trim_matches('/').is_empty()).then(|| format!("/{}", namespace.trim_matches('/')));
-    Ok((EtcdConfig { endpoints: vec![endpoint], fixed: false, user, cacert: None, cert: None, key: None }, namespace))
+    Ok((EtcdConfig { endpoints: vec![endpoint], fixed: false, user, cacert: None, cert: None, key: None, srv: None }, namespace))
 }
 
 #[cfg(test)]

@@ -158,8 +158,10 @@ pub struct CtlConfig {
 /// `etcd3` or `etcd`.
 #[derive(Clone, Debug)]
 pub struct EtcdConfig {
-    /// Endpoints as URLs, `http://host:port` or `https://…`.
+    /// Endpoints as URLs, `http://host:port` or `https://…`. May be empty where `srv` is set.
     pub endpoints: Vec<String>,
+    /// `srv`: where the endpoints are looked up; the configured ones are for when that gives none.
+    pub srv: Option<SrvConfig>,
     /// The endpoints are a fixed list: no member discovery.
     pub fixed: bool,
     /// User and password.
@@ -170,6 +172,17 @@ pub struct EtcdConfig {
     pub cert: Option<PathBuf>,
     /// Its key.
     pub key: Option<PathBuf>,
+}
+
+/// Endpoints from DNS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SrvConfig {
+    /// `srv`: the domain.
+    pub domain: String,
+    /// `srv_suffix`.
+    pub suffix: Option<String>,
+    /// Name servers; those of `/etc/resolv.conf` where absent.
+    pub servers: Option<Vec<std::net::SocketAddr>>,
 }
 
 /// `bootstrap`.

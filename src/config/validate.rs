@@ -9,7 +9,8 @@ use super::lines::dotted;
 use super::read::{options, Reader};
 use super::tags;
 use super::types::{
-    BootstrapConfig, Config, CtlConfig, EtcdConfig, HostPort, LogConfig, PostgresStatic, RestConfig, VipSettings, WatchdogSettings,
+    BootstrapConfig, Config, CtlConfig, EtcdConfig, HostPort, LogConfig, PostgresStatic, RestConfig, SrvConfig, VipSettings,
+    WatchdogSettings,
 };
 use super::units::{as_list, as_text, host_port, hosts_and_port};
 use super::{vip, watchdog, Diagnostic, Severity};
@@ -187,8 +188,8 @@ impl Build<'_> {
         if let Some((key, why)) = problem {
             self.say(Severity::Error, &format!("{section}{key}"), why);
         }
-        if config.cert.is_some() != config.key.is_some() {
-            self.say(Severity::Error, section, "cert and key are needed together");
+        if config.cert.is_none() && config.key.is_some() {
+            self.say(Severity::Warning, &format!("{section}.key"), "has no effect without cert");
         }
         Some(config)
     }
@@ -369,18 +370,15 @@ pub(crate) fn etcd(section: Reader<'_>) -> (EtcdConfig, Option<(&'static str, St
     }
     // A wrong type has been reported with its key.
     let is_given = ["host", "hosts"].iter().any(|key| section.get(key).is_some_and(|value| as_list(value).is_none()));
-    if endpoints.is_empty() && problem.is_none() && !is_given {
-        let has_srv = ["srv", "srv_domain", "discovery_srv"].iter().any(|key| section.get(key).is_some());
-        let why = if has_srv {
-            "DNS discovery is not in this build yet; list the endpoints under `hosts`"
-        } else {
-            "needs host, hosts, url or proxy"
-        };
-        problem = Some(("", why.to_owned()));
+    let domain = ["discovery_srv", "srv_domain", "srv"].into_iter().find_map(|key| section.text(key));
+    let srv = domain.map(|domain| SrvConfig { domain, suffix: section.text("srv_suffix"), servers: None });
+    let srv = srv.filter(|_| section.get("proxy").is_none());
+    if endpoints.is_empty() && problem.is_none() && !is_given && srv.is_none() {
+        problem = Some(("", "needs host, hosts, url, srv or proxy".to_owned()));
     }
     let fixed = section.flag("use_proxies").unwrap_or(false) || section.get("proxy").is_some();
     let config =
-        EtcdConfig { endpoints, fixed, user, cacert: section.path("cacert"), cert: section.path("cert"), key: section.path("key") };
+        EtcdConfig { endpoints, fixed, user, cacert: section.path("cacert"), cert: section.path("cert"), key: section.path("key"), srv };
     (config, problem)
 }
 

@@ -96,8 +96,8 @@ fn apply_url(settings: &mut Settings, url: &str) -> Result<(), Error> {
     let secure = old.as_ref().is_some_and(|old| old.endpoints.iter().any(|endpoint| endpoint.starts_with("https://")));
     let endpoints = vec![format!("{}://{host}:{port}", if secure { "https" } else { "http" })];
     settings.etcd = Some(match old {
-        Some(old) => EtcdConfig { endpoints, fixed: false, ..old },
-        None => EtcdConfig { endpoints, fixed: false, user: None, cacert: None, cert: None, key: None },
+        Some(old) => EtcdConfig { endpoints, fixed: false, srv: None, ..old },
+        None => EtcdConfig { endpoints, fixed: false, user: None, cacert: None, cert: None, key: None, srv: None },
     });
     if !namespace.trim_matches('/').is_empty() {
         settings.namespace = format!("/{}", namespace.trim_matches('/'));

@@ -279,6 +279,11 @@ impl Inner {
         if let Some(link) = self.state().link.clone() {
             return Ok(link);
         }
+        match timeout(slice, self.connector.prepare()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => return Err(Fault::Unsent(DcsFailure::Error(reason))),
+            Err(_) => return Err(Fault::Unsent(DcsFailure::Timeout)),
+        }
         let url = self.connector.url(0);
         let result = timeout(slice, Box::pin(self.open_and_prove(&url))).await.unwrap_or(Err(Fault::Unsent(DcsFailure::Timeout)));
         let client = match result {

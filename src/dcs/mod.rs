@@ -9,6 +9,8 @@ pub mod documents;
 pub mod etcd;
 pub mod keys;
 mod render;
+#[cfg(feature = "etcd")]
+pub(crate) mod srv;
 mod walltime;
 
 #[cfg(feature = "etcd")]
@@ -20,7 +22,7 @@ pub use walltime::{format_wall, parse_wall, BadTime};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The list of endpoints is empty.
-    #[error("etcd: no endpoint is configured (set etcd3.host or etcd3.hosts)")]
+    #[error("etcd: no endpoint is configured (set etcd3.host, etcd3.hosts or etcd3.srv)")]
     NoEndpoint,
     /// An endpoint is not a URL.
     #[error("etcd: {url} is not a valid endpoint (expected http://HOST:PORT or https://HOST:PORT)")]

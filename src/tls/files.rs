@@ -11,7 +11,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::verify::Roots;
 use super::x509::Certificate;
-use super::Error;
+use super::{encrypted, Error};
 use crate::config::types::TlsIdentity;
 
 /// Where Debian, Alpine and others keep the CAs that the system trusts.
@@ -121,13 +121,23 @@ pub(crate) fn identity(
 fn private_key(settings: Settings, identity: &TlsIdentity, content: &[u8]) -> Result<PrivateKeyDer<'static>, Error> {
     let path = identity.keyfile.clone();
     let text = String::from_utf8_lossy(content);
-    if text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED") {
-        let reason = format!(
-            "it is encrypted, which is not in this build ({}); write it without: openssl pkey -in {} -out NEWFILE",
-            settings.password,
-            path.display()
-        );
-        return Err(Error::Key { what: settings.key.to_owned(), path, reason });
+    if !encrypted::is_encrypted(&text) {
+        return PrivateKeyDer::from_pem_slice(content).map_err(|_| Error::Content {
+            what: settings.key.to_owned(),
+            path,
+            expected: "private key",
+        });
     }
-    PrivateKeyDer::from_pem_slice(content).map_err(|_| Error::Content { what: settings.key.to_owned(), path, expected: "private key" })
+    let reason = match &identity.keyfile_password {
+        None => format!("it is encrypted, and {} is not set", settings.password),
+        Some(password) => match encrypted::decrypt(&text, password.0.as_bytes()) {
+            Ok(key) => return Ok(key),
+            Err(encrypted::Failure::Password) => format!("{} is not its password", settings.password),
+            Err(encrypted::Failure::Unknown) => {
+                let way = format!("openssl pkcs8 -topk8 -v2 aes-256-cbc -in {} -out NEWFILE", path.display());
+                format!("it is encrypted in a way that is not known here (known are AES and triple DES in CBC mode with PBKDF2); convert it: {way}")
+            }
+        },
+    };
+    Err(Error::Key { what: settings.key.to_owned(), path, reason })
 }

@@ -4,6 +4,7 @@
 
 mod ciphers;
 mod client;
+mod encrypted;
 mod files;
 pub mod postgres;
 mod server;

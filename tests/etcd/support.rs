@@ -160,7 +160,7 @@ pub async fn eventually<F: Future<Output = bool>>(check: impl Fn() -> F) {
 
 pub fn config(urls: &[&str]) -> EtcdConfig {
     let endpoints = urls.iter().map(|url| (*url).to_owned()).collect();
-    EtcdConfig { endpoints, fixed: true, user: None, cacert: None, cert: None, key: None }
+    EtcdConfig { endpoints, fixed: true, user: None, cacert: None, cert: None, key: None, srv: None }
 }
 
 pub fn store(urls: &[&str], me: &str) -> EtcdStore {

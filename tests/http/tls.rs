@@ -300,6 +300,39 @@ fn files_that_cannot_be_used() {
 }
 
 #[test]
+fn keys_with_a_password() {
+    let certs = Certs::new();
+    let makers = [
+        "pkcs8 -topk8 -v2 aes-256-cbc -in server.key -out k.key -passout pass:s3cret",
+        "pkcs8 -topk8 -v2 aes-128-cbc -v2prf hmacWithSHA512 -iter 5000 -in server.key -out k.key -passout pass:s3cret",
+        "pkcs8 -topk8 -v2 aes-192-cbc -v2prf hmacWithSHA1 -in server.key -out k.key -passout pass:s3cret",
+        // What `openssl req -newkey` of OpenSSL 3.0 makes.
+        "pkcs8 -topk8 -v2 des3 -in server.key -out k.key -passout pass:s3cret",
+        "ec -aes256 -in server.key -out k.key -passout pass:s3cret",
+        "ec -aes128 -in server.key -out k.key -passout pass:s3cret",
+        "ec -des3 -in server.key -out k.key -passout pass:s3cret",
+    ];
+    std::fs::copy(certs.crt("server"), certs.crt("k")).unwrap();
+    for maker in makers {
+        certs.openssl(maker);
+        let with = |password: &str| RestConfig { tls: Some(certs.identity_with("k", password)), ..tls_config(&certs, "k", "required") };
+        let live = Live::start(&with("s3cret"));
+        let identity = Some(certs.identity_with("k", "s3cret"));
+        let known = Client::new(&CtlConfig { identity, cacert: Some(certs.crt("ca")), ..CtlConfig::default() });
+        assert_eq!(code(&known, "GET", live.address(), "/primary"), 200, "{maker}");
+        let wrong = live.server.reconfigure(&with("other")).unwrap_err().to_string();
+        assert!(wrong.contains("restapi.keyfile_password is not its password"), "{wrong}");
+        let none = live.server.reconfigure(&tls_config(&certs, "k", "none")).unwrap_err().to_string();
+        assert!(none.contains("restapi.keyfile_password is not set"), "{none}");
+    }
+    certs.openssl("pkcs8 -topk8 -scrypt -in server.key -out k.key -passout pass:s3cret");
+    let config = RestConfig { tls: Some(certs.identity_with("k", "s3cret")), ..tls_config(&certs, "k", "none") };
+    let live = Live::start(&tls_config(&certs, "server", "none"));
+    let error = live.server.reconfigure(&config).unwrap_err().to_string();
+    assert!(error.contains("convert it: openssl pkcs8"), "{error}");
+}
+
+#[test]
 fn keys_of_all_usual_kinds() {
     let certs = Certs::new();
     let kinds = [

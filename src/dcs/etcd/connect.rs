@@ -1,5 +1,6 @@
 //! Endpoints, which of them is good, and how a connection to one is opened.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use hyper::Uri;
 
 use super::fault::{judge, Fault, CONNECT};
 use super::tls::Tls;
-use crate::config::types::{EtcdConfig, Secret};
-use crate::dcs::Error;
+use crate::config::types::{EtcdConfig, Secret, SrvConfig};
+use crate::dcs::{srv, Error};
 use crate::ha::input::DcsFailure;
 
 /// How long TCP and TLS may take; each call has its own, usually shorter, limit.
@@ -40,7 +41,12 @@ impl Purpose {
 
 /// Opens connections.
 pub(super) struct Connector {
-    configured: Vec<String>,
+    /// Where the configured endpoints come from, if not from the file.
+    srv: Option<SrvConfig>,
+    /// That was asked: calls go on with what there is, and never wait for it again.
+    asked: AtomicBool,
+    /// Held during a look-up, so that there is one at a time.
+    asking: tokio::sync::Mutex<()>,
     fixed: bool,
     user: Option<(String, Secret)>,
     tls: Tls,
@@ -49,6 +55,7 @@ pub(super) struct Connector {
 
 /// Configured endpoints first, then the learned ones.
 struct Endpoints {
+    configured: Vec<String>,
     urls: Vec<String>,
     current: usize,
 }
@@ -57,15 +64,56 @@ impl Connector {
     /// Checks the configuration; files are read once to say early what is wrong with them.
     pub(super) fn new(config: &EtcdConfig) -> Result<Connector, Error> {
         let configured = config.endpoints.iter().map(|url| endpoint(url)).collect::<Result<Vec<_>, _>>()?;
-        if configured.is_empty() {
+        if configured.is_empty() && config.srv.is_none() {
             return Err(Error::NoEndpoint);
         }
         let tls = Tls::new(config);
         if let Some(url) = configured.iter().find(|url| is_https(url)) {
             tls.check(url)?;
         }
-        let endpoints = Mutex::new(Endpoints { urls: configured.clone(), current: 0 });
-        Ok(Connector { configured, fixed: config.fixed, user: config.user.clone(), tls, endpoints })
+        let endpoints = Mutex::new(Endpoints { urls: configured.clone(), configured, current: 0 });
+        let (srv, asked, asking) = (config.srv.clone(), AtomicBool::new(false), tokio::sync::Mutex::default());
+        Ok(Connector { srv, asked, asking, fixed: config.fixed, user: config.user.clone(), tls, endpoints })
+    }
+
+    /// Looks the endpoints up in DNS if that was never done. The caller bounds it in time; the error says why there are still none.
+    pub(super) async fn prepare(&self) -> Result<(), String> {
+        let Some(srv) = &self.srv else { return Ok(()) };
+        let done = || self.asked.load(Ordering::Relaxed) && self.count() > 0;
+        if done() {
+            return Ok(());
+        }
+        let _turn = self.asking.lock().await;
+        if done() {
+            return Ok(());
+        }
+        self.look_up(srv).await.or_else(|reason| if self.count() > 0 { Ok(()) } else { Err(reason) })
+    }
+
+    /// Whether the endpoints come from DNS.
+    pub(super) fn has_srv(&self) -> bool {
+        self.srv.is_some()
+    }
+
+    /// Looks the endpoints up again. What was found last stays where nothing is found now.
+    pub(super) async fn refresh(&self) {
+        let Some(srv) = &self.srv else { return };
+        let _turn = self.asking.lock().await;
+        if let Err(reason) = self.look_up(srv).await {
+            log::warn!("{reason}");
+        }
+    }
+
+    async fn look_up(&self, srv: &SrvConfig) -> Result<(), String> {
+        let answer = srv::endpoints(srv).await;
+        self.asked.store(true, Ordering::Relaxed);
+        let found: Vec<String> = answer?.iter().filter_map(|url| endpoint(url).ok()).collect();
+        let mut endpoints = self.endpoints();
+        if !found.is_empty() && endpoints.configured != found {
+            log::info!("etcd endpoints of {}: {}", srv.domain, found.join(", "));
+            *endpoints = Endpoints { configured: found.clone(), urls: found, current: 0 };
+        }
+        Ok(())
     }
 
     fn endpoints(&self) -> MutexGuard<'_, Endpoints> {
@@ -99,25 +147,19 @@ impl Connector {
 
     /// Uses the members' client URLs beside the configured endpoints, which stay.
     pub(super) fn learn<'a>(&self, advertised: impl Iterator<Item = &'a str>) {
-        let mut urls = self.configured.clone();
+        let configured = self.endpoints().configured.clone();
+        let mut urls = configured.clone();
         for url in advertised.filter_map(|url| endpoint(url).ok()) {
-            if !urls.contains(&url) && self.may_learn(&url) && urls.len() < MOST_ENDPOINTS {
+            if !urls.contains(&url) && may_learn(&configured, &url) && urls.len() < MOST_ENDPOINTS {
                 urls.push(url);
             }
         }
         let mut endpoints = self.endpoints();
         if endpoints.urls != urls {
             let current = endpoints.urls.get(endpoints.current).and_then(|current| urls.iter().position(|url| url == current));
-            *endpoints = Endpoints { urls, current: current.unwrap_or(0) };
+            *endpoints = Endpoints { configured, urls, current: current.unwrap_or(0) };
             log::info!("etcd endpoints: {}", endpoints.urls.join(", "));
         }
-    }
-
-    /// Never from TLS to plain text, and never another box's idea of "localhost".
-    fn may_learn(&self, url: &str) -> bool {
-        let downgrade = !is_https(url) && self.configured.iter().any(|url| is_https(url));
-        let local = is_local(url) && !self.configured.iter().any(|url| is_local(url));
-        !downgrade && !local
     }
 
     /// Opens a connection to `url`. With a user it logs in; otherwise nothing is sent yet.
@@ -147,6 +189,13 @@ impl Connector {
             result => result.map_err(|error| judge(url, "log in", &error)),
         }
     }
+}
+
+/// Never from TLS to plain text, and never another box's idea of "localhost".
+fn may_learn(configured: &[String], url: &str) -> bool {
+    let downgrade = !is_https(url) && configured.iter().any(|url| is_https(url));
+    let local = is_local(url) && !configured.iter().any(|url| is_local(url));
+    !downgrade && !local
 }
 
 /// Checks and normalises an endpoint: scheme, host and port, nothing else. User and password are cut off, since URLs appear in logs.
@@ -186,12 +235,14 @@ fn is_local(url: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::{endpoint, Connector};
-    use crate::config::types::EtcdConfig;
+    use crate::config::types::{EtcdConfig, SrvConfig};
 
     fn config(endpoints: &[&str]) -> EtcdConfig {
         let endpoints = endpoints.iter().map(|url| (*url).to_owned()).collect();
-        EtcdConfig { endpoints, fixed: false, user: None, cacert: None, cert: None, key: None }
+        EtcdConfig { endpoints, fixed: false, user: None, cacert: None, cert: None, key: None, srv: None }
     }
 
     fn urls(connector: &Connector) -> Vec<String> {
@@ -207,6 +258,76 @@ mod tests {
             assert!(!error.contains("secret"), "{error}");
         }
         assert!(Connector::new(&config(&[])).is_err());
+    }
+
+    /// Answers each SRV question with `hosts` of the moment.
+    fn name_server(hosts: Arc<Mutex<Vec<&'static str>>>) -> std::net::SocketAddr {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+                let mut reply = buffer[..length].to_vec();
+                let hosts = hosts.lock().unwrap();
+                (reply[2], reply[3], reply[7]) = (0x81, if hosts.is_empty() { 3 } else { 0 }, hosts.len() as u8);
+                for host in hosts.iter() {
+                    reply.extend_from_slice(&[
+                        0xc0,
+                        12,
+                        0,
+                        33,
+                        0,
+                        1,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        8 + host.len() as u8,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        9,
+                        host.len() as u8,
+                    ]);
+                    reply.extend_from_slice(host.as_bytes());
+                    reply.push(0);
+                }
+                let _ = socket.send_to(&reply, peer);
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn endpoints_from_dns() {
+        let hosts = Arc::new(Mutex::new(vec![]));
+        let servers = Some(vec![name_server(Arc::clone(&hosts))]);
+        let srv = Some(SrvConfig { domain: "example.org".into(), suffix: None, servers });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let connector = Connector::new(&EtcdConfig { srv: srv.clone(), ..config(&[]) }).unwrap();
+        let prepare = |connector: &Connector| runtime.block_on(connector.prepare());
+        assert!(prepare(&connector).unwrap_err().contains("Can not resolve SRV"));
+        *hosts.lock().unwrap() = vec!["a", "b"];
+        prepare(&connector).unwrap();
+        assert_eq!(urls(&connector), ["https://a:9", "https://b:9"]);
+        // Later changes are seen by a refresh, calls do not ask again; no answer changes nothing.
+        *hosts.lock().unwrap() = vec!["c"];
+        prepare(&connector).unwrap();
+        assert_eq!(urls(&connector), ["https://a:9", "https://b:9"]);
+        let again = |connector: &Connector| runtime.block_on(connector.refresh());
+        again(&connector);
+        assert_eq!(urls(&connector), ["https://c:9"]);
+        connector.learn(["https://d:9", "http://e:9"].into_iter());
+        hosts.lock().unwrap().clear();
+        again(&connector);
+        assert_eq!(urls(&connector), ["https://c:9", "https://d:9"]);
+        // Configured hosts count where DNS has nothing.
+        let both = Connector::new(&EtcdConfig { srv, ..config(&["http://h:1"]) }).unwrap();
+        prepare(&both).unwrap();
+        assert_eq!(urls(&both), ["http://h:1"]);
     }
 
     #[test]

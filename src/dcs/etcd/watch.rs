@@ -16,13 +16,34 @@ use crate::dcs::keys::Key;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How long each step of setting up the watch may take.
 const STEP: Duration = Duration::from_secs(4);
-/// How often the member list is read again.
+/// Pause between look-ups in DNS while no endpoint answers.
+const LOOKUP_PAUSE: Duration = Duration::from_secs(10);
+/// How often the member list is read again, and the SRV records.
 const DISCOVERY: Duration = Duration::from_secs(300);
 /// Parts of a member document that change all the time without a meaning for others.
 const POSITIONS: [&str; 3] = ["xlog_location", "receive_lsn", "replay_lsn"];
 
 /// Watches for ever.
 pub(super) async fn run(inner: &Inner, alarm: &Sender<()>) {
+    tokio::join!(watch(inner, alarm), follow_dns(inner));
+}
+
+/// Follows changes of the SRV records: from time to time, and more often while there is no connection. Nobody waits for it.
+async fn follow_dns(inner: &Inner) {
+    if !inner.connector.has_srv() {
+        return;
+    }
+    let mut next = Instant::now() + DISCOVERY;
+    loop {
+        sleep(LOOKUP_PAUSE).await;
+        if inner.state().link.is_none() || Instant::now() >= next {
+            inner.connector.refresh().await;
+            next = Instant::now() + DISCOVERY;
+        }
+    }
+}
+
+async fn watch(inner: &Inner, alarm: &Sender<()>) {
     let mut backoff = BACKOFF.0;
     let mut ahead = 0;
     loop {
