@@ -485,3 +485,30 @@ fn a_lost_carrier_is_acted_on_after_its_patience_not_at_the_next_cycle() {
         bench.step(Input::Tick);
     }
 }
+
+#[test]
+fn an_adopted_guard_that_speaks_after_the_first_look_is_not_disarmed() {
+    let mut bench = Bench::with(config(WatchdogMode::Off), standby("n2", false, 100));
+    bench.step(Input::Tick);
+    bench.pass(2);
+    bench.answer_observation();
+    bench.step(Input::Guard(GuardReport::Armed { until: Instant(bench.now + 20_000) }));
+    assert!(!took(&mut bench).contains(&"guard off"));
+}
+
+#[test]
+fn no_release_while_an_acquisition_is_not_answered() {
+    let mut bench = Bench::with(config(WatchdogMode::Required), standby("n2", false, 100));
+    bench.view.members.remove(&MemberName::from("n2"));
+    bench.start();
+    let acquire = bench.store(|request| matches!(request, StoreRequest::Acquire { .. })).expect("a race");
+    // A view shows the key before the answer is there, and the device is lost.
+    bench.leader("n1", 1);
+    bench.step(unusable());
+    bench.step(Input::StoreChanged);
+    bench.cycle();
+    assert!(!took(&mut bench).contains(&"release"), "its answer would look like the key that is gone by then");
+    bench.answer(acquire, StoreOutcome::Done { revision: Revision(9) });
+    bench.cycle();
+    assert!(took(&mut bench).contains(&"release"));
+}

@@ -88,7 +88,9 @@ impl Machine {
 
     fn release(&mut self, node: &NodeView, out: &mut Vec<Action>) {
         let Some(proof) = PostgresStopped::observe(node, self.node_floor) else { return };
-        if self.memory.job.is_some() {
+        // An acquisition whose answer is out would look like the key afterwards.
+        let taken = |kind: &WriteKind| matches!(kind, WriteKind::Acquire { .. } | WriteKind::Repair { .. });
+        if self.memory.job.is_some() || self.flight.writes.values().any(taken) {
             return;
         }
         self.drop_vips(out);

@@ -17,6 +17,8 @@ pub(super) struct Fences {
     guard: GuardOrdered,
     /// No new guard before this: the last one could not be started.
     guard_not_before: Instant,
+    /// The guard has spoken.
+    guard_heard: bool,
     /// An earlier life of this agent left a fence armed: it may have begun a promotion that still goes on.
     adopted: bool,
     /// The end of the last job that could have made PostgreSQL writable.
@@ -124,7 +126,9 @@ impl Machine {
             return;
         }
         let standby = node.pg.running().is_some_and(|running| running.role == Role::Standby);
-        let lost = self.memory.dcs == DcsHealth::Good && cluster.leader_name() != Some(&self.config.me) && !self.is_paused();
+        let out_of_time = self.memory.lock && !self.may_lead_again();
+        let lost = out_of_time || (self.memory.dcs == DcsHealth::Good && cluster.leader_name() != Some(&self.config.me));
+        let lost = lost && !self.is_paused();
         if standby && lost && self.memory.job.is_none() {
             self.memory.promotion_open = true;
         }
@@ -168,6 +172,7 @@ impl Machine {
     }
 
     pub(super) fn take_guard(&mut self, report: GuardReport, out: &mut Vec<Action>) -> Wake {
+        let heard = std::mem::replace(&mut self.fences.guard_heard, true);
         match report {
             GuardReport::Idle => {
                 self.memory.guard = Guard::Idle;
@@ -181,7 +186,7 @@ impl Machine {
                 if self.fences.guard == GuardOrdered::Nothing {
                     // Adopted from an earlier life of this agent, or begun anew after it fired.
                     self.fences.guard = GuardOrdered::Watch(until);
-                    self.fences.adopted |= self.node.is_none();
+                    self.fences.adopted |= !heard;
                 }
                 // A promotion may wait for this.
                 if self.memory.lock && !self.node.as_ref().is_some_and(|node| node.pg.is_primary()) {
@@ -290,7 +295,7 @@ impl Machine {
 
     pub(super) fn take_watchdog(&mut self, report: WatchdogReport, out: &mut Vec<Action>) -> Wake {
         let before = self.memory.watchdog.clone();
-        if self.node.is_none() {
+        if before == Watchdog::Unknown {
             // On a standby one that cannot be stopped counts always, and tells nothing.
             self.fences.adopted |= matches!(report, WatchdogReport::Armed { stoppable: true, .. });
         }

@@ -35,8 +35,11 @@ impl Addresses {
     /// Takes a fact.
     pub fn fact(&mut self, at: u64, fact: &Fact) -> Result<(), String> {
         match *fact {
-            Fact::Vip { node, role: VipRole::Primary, on } => self.seats[node].primary = on,
-            Fact::Vip { node, role: VipRole::Standby, on } => self.seats[node].standby = on,
+            Fact::Vip { node, role: VipRole::Primary, on: true, standby: true } => {
+                return Err(format!("n{} gets the primary's address while its PostgreSQL is a standby", node + 1));
+            }
+            Fact::Vip { node, role: VipRole::Primary, on, .. } => self.seats[node].primary = on,
+            Fact::Vip { node, role: VipRole::Standby, on, .. } => self.seats[node].standby = on,
             Fact::Frozen { node, on, vip_grace_ms, .. } => {
                 self.seats[node].frozen = on;
                 self.excuse(node, at + if on { 0 } else { vip_grace_ms });
@@ -87,10 +90,12 @@ pub fn self_test() -> Result<(), String> {
         let mut checker = Addresses::new(2);
         facts.iter().try_for_each(|(at, fact)| checker.fact(*at, fact)).and_then(|()| checker.time(9_000))
     };
-    let vip = |node, on| Fact::Vip { node, role: VipRole::Primary, on };
+    let vip = |node, on| Fact::Vip { node, role: VipRole::Primary, on, standby: false };
     let holds = |node| Fact::Holder(Some(node));
     let frozen = |on| Fact::Frozen { node: 0, on, grace_ms: 0, vip_grace_ms: 100 };
     expect("follows", run(&[(1, holds(0)), (2, vip(0, true)), (3, vip(0, false)), (4, holds(1)), (5, vip(1, true))]), false)?;
+    let early = Fact::Vip { node: 0, role: VipRole::Primary, on: true, standby: true };
+    expect("too early", run(&[(1, holds(0)), (2, early)]), true)?;
     expect("two", run(&[(1, holds(0)), (2, vip(0, true)), (4, holds(1)), (5, vip(1, true))]), true)?;
     expect("left over", run(&[(1, holds(0)), (2, vip(0, true)), (4, Fact::Holder(None))]), true)?;
     expect("frozen", run(&[(1, holds(0)), (2, vip(0, true)), (3, frozen(true)), (4, holds(1)), (5, vip(1, true))]), false)?;

@@ -154,6 +154,8 @@ pub enum Fact {
         role: VipRole,
         /// Configured.
         on: bool,
+        /// PostgreSQL there is a standby.
+        standby: bool,
     },
     /// One step of a core.
     Step {

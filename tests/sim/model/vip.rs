@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mastiff::ha::action::VipAction;
 use mastiff::ha::fence::VipRole;
 
+use super::postgres::Proc;
 use super::world::{Event, World};
 use crate::checkers::Fact;
 use crate::options::Mutation;
@@ -34,7 +35,8 @@ impl World {
                 self.push(until, Event::VipExpires { node, role });
                 if fresh {
                     self.changed(node, "configure an address");
-                    self.fact(Fact::Vip { node, role, on: true });
+                    let standby = matches!(self.nodes[node].pg.proc, Proc::Standby | Proc::Promoting);
+                    self.fact(Fact::Vip { node, role, on: true, standby });
                     self.vip_announce(node, role, 0);
                 }
             }
@@ -65,7 +67,7 @@ impl World {
 
     fn vip_gone(&mut self, node: usize, role: VipRole) {
         if self.nodes[node].vips.remove(&role).is_some() {
-            self.fact(Fact::Vip { node, role, on: false });
+            self.fact(Fact::Vip { node, role, on: false, standby: false });
         }
     }
 

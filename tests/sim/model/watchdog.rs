@@ -34,6 +34,10 @@ pub struct Watchdog {
     pub refuses: bool,
     /// It counts.
     pub counting: Option<Counting>,
+    /// The agent holds it open.
+    pub open: bool,
+    /// The life of the agent that took it over while it counted, if it never armed it itself.
+    pub taken_over_by: u32,
     /// A bite event is on the heap.
     pub ticking: bool,
 }
@@ -104,7 +108,14 @@ impl World {
         if let Some(why) = self.dog_unusable(node) {
             return self.dog_says(node, WatchdogReport::Unusable(why.to_owned()));
         }
-        let dog = &self.nodes[node].dog;
+        let life = self.nodes[node].agent.life;
+        let dog = &mut self.nodes[node].dog;
+        if dog.refuses && !dog.open && dog.counting.is_some() {
+            return self.dog_says(node, WatchdogReport::Unusable("it cannot be opened".to_owned()));
+        }
+        if dog.counting.is_some() && !std::mem::replace(&mut dog.open, true) {
+            dog.taken_over_by = life;
+        }
         let report = match dog.counting {
             Some(counting) => WatchdogReport::Armed { timeout: Millis(counting.timeout), stoppable: dog.is_stoppable() },
             None => WatchdogReport::Ready,
@@ -113,7 +124,7 @@ impl World {
     }
 
     fn dog_arm(&mut self, node: usize, limit: Millis) {
-        let refused = self.nodes[node].dog.refuses.then_some("it cannot be opened");
+        let refused = (self.nodes[node].dog.refuses && !self.nodes[node].dog.open).then_some("it cannot be opened");
         if let Some(why) = self.dog_unusable(node).or(refused) {
             return self.dog_says(node, WatchdogReport::Unusable(why.to_owned()));
         }
@@ -122,6 +133,8 @@ impl World {
         };
         self.check_feed(node, timeout);
         self.dog_feed(node, timeout);
+        self.nodes[node].dog.open = true;
+        self.nodes[node].dog.taken_over_by = 0;
         let stoppable = self.nodes[node].dog.is_stoppable();
         self.dog_says(node, WatchdogReport::Armed { timeout: Millis(timeout), stoppable });
     }
@@ -175,6 +188,7 @@ impl World {
             return self.dog_says(node, WatchdogReport::Armed { timeout: Millis(counting.timeout), stoppable: false });
         }
         dog.counting = None;
+        dog.open = false;
         self.dog_says(node, WatchdogReport::Ready);
     }
 
@@ -182,6 +196,7 @@ impl World {
     /// (`watchdog_release()` in `watchdog_dev.c`: "watchdog did not stop!").
     pub fn dog_closed(&mut self, node: usize) {
         let dog = &mut self.nodes[node].dog;
+        dog.open = false;
         let Some(counting) = dog.counting else { return };
         if dog.kind == Dog::NoMagic {
             dog.counting = None;
@@ -234,8 +249,10 @@ impl World {
         let memory = machine.memory();
         let fresh = memory.lease.is_some_and(|lease| memory.lock && lease.guard_at() > now + Millis(patience));
         let proven = matches!(target.pg.proc, Proc::Down | Proc::Standby);
+        // An agent that took it over from an earlier life cannot tell a standby from a promotion that goes on.
+        let proven = proven && target.dog.taken_over_by != target.agent.life;
         let stopped = proven && target.calm_since + 3_000 < self.now;
-        if fresh || stopped {
+        if (fresh || stopped) && target.dog.open {
             let what = if fresh { "is reset although its lease is fresh" } else { "is reset although its PostgreSQL cannot write" };
             self.fact(Fact::Contract { node, what });
         }
@@ -251,6 +268,7 @@ impl World {
     /// The power went.
     pub fn dog_off(&mut self, node: usize) {
         self.nodes[node].dog.counting = None;
+        self.nodes[node].dog.open = false;
     }
 
     /// It disappears, or is there again.
@@ -259,6 +277,7 @@ impl World {
         dog.vanished = on;
         if on {
             dog.counting = None;
+            dog.open = false;
         }
         self.tell_fences(node);
     }
