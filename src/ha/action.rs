@@ -177,7 +177,7 @@ pub enum StoreRequest {
         /// `None`: only if absent.
         expect: Option<Revision>,
     },
-    /// Write `/status`.
+    /// Write `/status`, if we hold the leader key.
     PutStatus {
         /// Leader's position.
         optime: Lsn,
@@ -193,7 +193,7 @@ pub enum StoreRequest {
         /// Revision that was seen; `None`: whatever is there.
         expect: Option<Revision>,
     },
-    /// Write `/history`.
+    /// Write `/history`, if we hold the leader key.
     PutHistory(Vec<HistoryEntry>),
 }
 

@@ -9,7 +9,7 @@ use mastiff::ha::types::{Lsn, SystemId};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{config, done, eventually, grant, proof, read, renew, store, store_with, Cluster, Proxy, LONG};
+use crate::support::{config, done, eventually, grant, lead, proof, read, renew, store, store_with, Cluster, Proxy, LONG};
 
 /// A call that must answer in time, and how long it took.
 async fn timed(store: &mastiff::dcs::EtcdStore, request: StoreRequest, deadline: Duration) -> (StoreOutcome, Duration) {
@@ -54,6 +54,7 @@ async fn the_connected_member_dies() {
 async fn the_connected_member_stops() {
     let cluster = Cluster::start(3).await;
     let a = store(&cluster.urls(), "a");
+    lead(&a).await;
     done(&a, status(1)).await;
     cluster.members[0].signal(Signal::STOP);
     let (outcome, took) = timed(&a, StoreRequest::Read, Duration::from_secs(6)).await;
@@ -69,7 +70,7 @@ async fn the_connected_member_stops() {
 async fn a_single_server_stops_and_continues() {
     let cluster = Cluster::start(1).await;
     let a = store(&cluster.urls(), "a");
-    let lease = grant(&a, 30).await;
+    let lease = lead(&a).await;
     done(&a, status(1)).await;
     assert!(matches!(renew(&a, lease, LONG).await, StoreOutcome::Lease { .. }));
     cluster.members[0].signal(Signal::STOP);
@@ -205,7 +206,7 @@ async fn a_lost_release() {
 async fn dropped_calls_leave_no_trace() {
     let cluster = Cluster::start(1).await;
     let a = store(&cluster.urls(), "a");
-    let lease = grant(&a, 30).await;
+    let lease = lead(&a).await;
     assert!(matches!(renew(&a, lease, LONG).await, StoreOutcome::Lease { .. }));
     cluster.members[0].signal(Signal::STOP);
     let dropped = tokio::time::timeout(Duration::from_millis(200), renew(&a, lease, LONG)).await;

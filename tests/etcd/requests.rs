@@ -9,7 +9,7 @@ use mastiff::ha::types::{LeaseId, Lsn, MemberName, Millis, Revision, SystemId, T
 use mastiff::ha::view::{ClusterView, FailoverRequest, HistoryEntry, Initialize};
 use serde_json::json;
 
-use crate::support::{conflict, done, grant, proof, read, renew, store, Cluster, LONG};
+use crate::support::{conflict, done, grant, lead, proof, read, renew, store, Cluster, LONG};
 
 #[tokio::test]
 async fn initialize_and_config() {
@@ -112,10 +112,21 @@ async fn other_documents() {
         timestamp: Some("2026-11-20T21:23:38.588275+00:00".to_owned()),
         new_leader: Some(MemberName::from("a")),
     };
+    // The leader's documents: one who leads no more, or not yet, changes nothing.
+    let status = || StoreRequest::PutStatus { optime: Lsn(7), slots: BTreeMap::new(), retain_slots: Vec::new() };
+    conflict(&a, StoreRequest::PutHistory(vec![line.clone()])).await;
+    conflict(&a, status()).await;
+    lead(&a).await;
     done(&a, StoreRequest::PutHistory(vec![line.clone()])).await;
-    // Two that do not know of each other's writes.
+    done(&a, status()).await;
+    done(&a, StoreRequest::Release { optime: Some(Lsn(8)), proof: proof() }).await;
+    conflict(&a, status()).await;
+    lead(&b).await;
     done(&b, StoreRequest::PutHistory(vec![line.clone(), line.clone()])).await;
-    assert_eq!(read(&a).await.history.unwrap().value, vec![line.clone(), line]);
+    conflict(&a, StoreRequest::PutHistory(vec![line.clone()])).await;
+    let view = read(&a).await;
+    assert_eq!((view.status.optime, view.history.unwrap().value), (Some(Lsn(8)), vec![line.clone(), line]));
+    done(&b, StoreRequest::Release { optime: None, proof: proof() }).await;
     // Foreign keys beside ours are not ours.
     client.put("/service/demo2/leader", "x", None).await.unwrap();
     client.put("/service/demo/config", "{broken", None).await.unwrap();

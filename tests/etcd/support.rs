@@ -185,6 +185,13 @@ pub async fn grant(store: &EtcdStore, seconds: u64) -> LeaseId {
     lease
 }
 
+/// Takes the leader key, which some documents need.
+pub async fn lead(store: &EtcdStore) -> LeaseId {
+    let lease = grant(store, 30).await;
+    done(store, StoreRequest::Acquire { lease }).await;
+    lease
+}
+
 pub async fn renew(store: &EtcdStore, lease: LeaseId, deadline: Duration) -> StoreOutcome {
     store.call(StoreRequest::RenewLease { lease: Some(lease), ttl: Millis::from_secs(30) }, deadline).await
 }

@@ -6,7 +6,7 @@ use mastiff::config::types::EtcdConfig;
 use mastiff::dcs::EtcdStore;
 use mastiff::ha::action::StoreRequest;
 use mastiff::ha::input::StoreOutcome;
-use mastiff::ha::types::{Lsn, SystemId};
+use mastiff::ha::types::SystemId;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio::sync::mpsc::{channel, Receiver};
@@ -42,7 +42,7 @@ async fn what_wakes_the_loop() {
 
     // Our own member key and everybody's positions do not.
     done(&a, StoreRequest::PutMember { value: json!({"state": "starting"}), lease: lease_a }).await;
-    done(&a, StoreRequest::PutStatus { optime: Lsn(1), slots: Default::default(), retain_slots: vec![] }).await;
+    cluster.client().await.put("/service/demo/status", r#"{"optime":1}"#, None).await.unwrap();
     silent(&mut alarms).await;
     done(&b, StoreRequest::PutMember { value: json!({"state": "running", "xlog_location": 1}), lease: lease_b }).await;
     rings(&mut alarms, 1_000).await;

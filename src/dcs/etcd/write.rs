@@ -71,8 +71,10 @@ impl Inner {
             StoreRequest::PutStatus { optime, slots, retain_slots } => {
                 let status = ClusterStatus { optime: Some(optime), slots, retain_slots: retain_slots.into_iter().collect() };
                 let text = render_status(optime, &status.slots, &status.retain_slots);
-                let outcome = self.overwrite("write the status", self.key(Key::Status), text, None, end).await?;
-                self.state().status = Some(status);
+                let outcome = self.write_as_leader("write the status", self.key(Key::Status), text, end).await?;
+                if matches!(outcome, StoreOutcome::Done { .. }) {
+                    self.state().status = Some(status);
+                }
                 Ok(outcome)
             }
             StoreRequest::PutFailover { value, expect } => {
@@ -83,7 +85,7 @@ impl Inner {
                 }
             }
             StoreRequest::PutHistory(entries) => {
-                self.overwrite("write the history", self.key(Key::History), render_history(&entries), None, end).await
+                self.write_as_leader("write the history", self.key(Key::History), render_history(&entries), end).await
             }
             StoreRequest::Read | StoreRequest::RenewLease { .. } => {
                 Err(Fault::Refused(DcsFailure::Error("etcd: internal: this is not a write".to_owned())))
@@ -232,6 +234,23 @@ impl Inner {
         let put = TxnOp::put(key.as_str(), value.as_str(), None);
         let settled = self.transact(operation, vec![condition], vec![put], &key, end).await?;
         settled.outcome(operation, settled.unsure && settled.holds(value.as_bytes(), None))
+    }
+
+    /// Writes a key that only the leader writes, over a state that was seen.
+    ///
+    /// A write that arrives after the lease has ended changes nothing: those who race for the key judge their lag by what they read.
+    async fn write_as_leader(&self, operation: &'static str, key: String, value: String, end: Instant) -> Result<StoreOutcome, Fault> {
+        let leader = self.key(Key::Leader);
+        for _ in 0..CONTENTION_LIMIT {
+            let leads = Compare::value(leader.as_str(), CompareOp::Equal, self.me.as_str());
+            let when = vec![leads, untouched_since(&key, self.state().seen)];
+            let put = TxnOp::put(key.as_str(), value.as_str(), None);
+            let settled = self.transact(operation, when, vec![put], &leader, end).await?;
+            if settled.applied || !settled.holds(self.me.as_str().as_bytes(), None) {
+                return settled.outcome(operation, false);
+            }
+        }
+        Err(Fault::Unknown(DcsFailure::Error(format!("etcd: {operation}: others keep changing the key"))))
     }
 
     /// Writes a key whatever it holds, but only over a state that was seen: a write that a stopped member carries out late does not undo a

@@ -122,6 +122,9 @@ impl Store {
                 change.watched = true;
                 StoreOutcome::Done { revision }
             }
+            StoreRequest::PutStatus { .. } | StoreRequest::PutHistory(_) if self.view.leader_name() != Some(&self.names[node]) => {
+                StoreOutcome::Conflict
+            }
             StoreRequest::PutStatus { optime, slots, retain_slots } => {
                 let retain_slots = retain_slots.into_iter().collect();
                 self.view.status = ClusterStatus { optime: Some(optime), slots, retain_slots };
