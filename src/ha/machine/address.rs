@@ -102,8 +102,7 @@ impl Machine {
     }
 
     fn vip_lease(&self, role: VipRole) -> Option<LeaseHeld> {
-        let stopping = self.memory.job.as_ref().is_some_and(|job| matches!(job.kind, JobKind::Stop | JobKind::Remove));
-        if stopping || self.exit_code.is_some() {
+        if self.is_stopping() || self.exit_code.is_some() {
             return None;
         }
         let here = match role {
@@ -114,12 +113,21 @@ impl Machine {
         self.memory.lease.filter(|_| here)?.held(self.now)
     }
 
-    /// Earned once PostgreSQL was seen writable under our key, or said so to the promotion. Kept through a crash that is mended in place.
+    fn is_stopping(&self) -> bool {
+        self.memory.job.as_ref().is_some_and(|job| matches!(job.kind, JobKind::Stop | JobKind::Remove))
+    }
+
+    /// Earned once PostgreSQL was seen writable under our key, or said so to the promotion. Kept through a crash that is mended in place, but not
+    /// through a stop: whatever is started after that has to be seen anew.
     fn earns_address(&self) -> bool {
+        if self.is_stopping() {
+            return false;
+        }
         let Some(node) = self.node.as_ref().filter(|_| self.memory.lock && !self.memory.handover) else { return false };
         match &node.pg {
             PgState::Running(_) if self.just_promoted => true,
             PgState::Running(running) => running.role == Role::Primary && (!self.node_is_old || self.vips.earned),
+            PgState::Starting { as_standby: true, .. } => false,
             PgState::Stopped(_) | PgState::Starting { .. } | PgState::Unresponsive { .. } => self.vips.earned,
             PgState::Empty | PgState::Unreadable { .. } => false,
         }
