@@ -61,7 +61,9 @@ impl Machine {
 
     fn watchdog_suffices(&self) -> bool {
         match (&self.memory.watchdog, self.config.watchdog.mode) {
-            (_, WatchdogMode::Off) | (Watchdog::Armed { .. }, _) => true,
+            (_, WatchdogMode::Off) => true,
+            // One that was told to stop is armed no more, whatever it said last.
+            (Watchdog::Armed { .. }, _) => !self.fences.disarming,
             (Watchdog::Unusable(_), mode) => mode == WatchdogMode::Automatic,
             _ => false,
         }
@@ -239,6 +241,10 @@ impl Machine {
             } else if !stoppable && due {
                 self.kick(timeout, unfenced.kick_permit(), out);
             }
+            return;
+        }
+        if self.fences.disarming {
+            // Neither kicked nor set: its answer says whether it has to be armed anew.
             return;
         }
         if let Some(proof) = self.no_writer().filter(|_| !stoppable && due) {
