@@ -135,8 +135,9 @@ impl Machine {
             let value = self.config.initial_dynamic.clone().unwrap_or_else(|| Value::Object(Map::new()));
             self.send_write(WriteKind::Config, StoreRequest::PutConfig { value, expect: None }, out);
         }
-        if let Some(reason) = &wanted.clear_failover {
-            let expect = cluster.failover.as_ref().map(|failover| failover.revision);
+        // Only what is there: clearing wakes everybody, us too.
+        if let (Some(reason), Some(failover)) = (&wanted.clear_failover, &cluster.failover) {
+            let expect = Some(failover.revision);
             if self.send_write(WriteKind::Failover, StoreRequest::PutFailover { value: None, expect }, out) {
                 self.log(log::Level::Info, reason.clone(), out);
             }

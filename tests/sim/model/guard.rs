@@ -53,6 +53,8 @@ pub struct Guard {
     pub broken: bool,
     /// Orders arrive one after the other.
     pub order_at: u64,
+    /// So do its answers: a socket keeps their order.
+    pub answer_at: u64,
     /// Since when an answer is waited for.
     pub asked_at: Option<u64>,
     /// World time of the last fault that hit it.
@@ -170,7 +172,9 @@ impl World {
         let target = &mut self.nodes[node].agent;
         if target.process != Process::Dead && agent.is_none_or(|life| life == target.life) {
             let way = self.nodes[node].rng.below(2);
-            self.send(node, way, Input::Guard(report));
+            let at = self.nodes[node].guard.answer_at.max(self.now + way);
+            self.nodes[node].guard.answer_at = at;
+            self.send(node, at - self.now, Input::Guard(report));
         } else if report == GuardReport::Fired {
             self.nodes[node].guard.fired_alone = true;
         }
