@@ -299,16 +299,23 @@ class Run(vipwords.VipWords):
         if how == "stop":
             self.fault()
 
-    @command(r"(?P<how>freeze|thaw) postgres (?P<who>[\w ]+)")
-    def do_freeze_postgres(self, how, who):
-        """freeze|thaw postgres WHO: SIGSTOP, SIGCONT to the postmaster and all its children"""
+    @command(r"(?P<how>freeze|thaw) (?P<what>postgres|postmaster) (?P<who>[\w ]+)")
+    def do_freeze_postgres(self, how, what, who):
+        """freeze|thaw postgres WHO: SIGSTOP, SIGCONT to the postmaster and all its children / postmaster WHO: to it alone, so that sessions go on"""
         for box in self.boxes(who):
-            for pid in box.postgres_pids():
-                os.kill(pid, signal.SIGSTOP if how == "freeze" else signal.SIGCONT)
+            if what == "postgres":
+                pids = box.postgres_pids()
+            else:
+                # The one that was frozen may be gone meanwhile, and another one in its place.
+                name = f"frozen {box.name}"
+                self.prints[name] = box.postmaster() if how == "freeze" else self.prints[name]
+                pids = [self.prints[name]] if how == "freeze" or lab.process_state(self.prints[name]) else []
+            for pid in pids:
+                self.signal(pid, signal.SIGSTOP if how == "freeze" else signal.SIGCONT, f"PostgreSQL of {box.name}")
         if how == "freeze":
             self.fault()
 
-    @command(r"(?P<how>freeze|thaw) (?P<who>(?!etcd|postgres)[\w ]+)")
+    @command(r"(?P<how>freeze|thaw) (?P<who>(?!etcd|postgres|postmaster)[\w ]+)")
     def do_freeze(self, how, who):
         """freeze|thaw WHO: SIGSTOP, SIGCONT to everything in the box"""
         for box in self.boxes(who):
