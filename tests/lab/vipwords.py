@@ -91,9 +91,9 @@ class VipWords:
 
     @command(r"expect vip stayed on (?P<who>\w+)")
     def do_vip_stayed(self, who):
-        """expect vip stayed on WHO: since the last fault it neither came nor went"""
-        box = self.box(who)
-        moved = [change for change in vipwatch.told_gone(self.cluster.watch, self.vip()) if change[0] > self.faults[-1]]
+        """expect vip stayed on WHO: since the last fault, or ever, it did not go"""
+        box, since = self.box(who), self.faults[-1] if self.faults else 0.0
+        moved = [change for change in vipwatch.told_gone(self.cluster.watch, self.vip()) if change[0] > since]
         if moved or self.vip_holders("primary") != {box.name}:
             raise lab.LabError(f"it is on {self.vip_holders('primary')}; gone since the fault: {moved}")
 
