@@ -24,8 +24,10 @@ use crate::ha::input::Input;
 use crate::ha::types::{Instant, Millis, WallTime};
 use crate::http::{Published, VipStatus};
 
-/// A lifetime of one second ends about when the next order comes, where those come each second: it is renewed once between them.
-const REFRESH_AFTER: Millis = Millis(500);
+/// A lifetime of one second ends about when the next order comes, where those come each second: it is renewed between them, so often.
+const REFRESH_EVERY: Millis = Millis(250);
+/// Such a renewal needs so much of the lease: the second, and one more by which the kernel may be late.
+const REFRESH_NEEDS: Millis = Millis(2_000);
 
 /// All virtual IPs of this box.
 #[derive(Clone)]
@@ -303,7 +305,7 @@ impl One {
             inner.put_back_at = Some(clock::now());
             inner.put(true);
         }
-        if inner.refresh_at.take_if(|at| clock::now() >= *at).is_some() && inner.held && inner.is_ordered() {
+        if inner.refresh_at.take_if(|at| clock::now() >= *at).is_some() && inner.held && inner.lasts(REFRESH_NEEDS) {
             inner.put(false);
         }
         if !inner.held && inner.is_ordered() {
@@ -347,6 +349,11 @@ impl Inner {
     /// Whether it may be here now.
     fn is_ordered(&self) -> bool {
         self.until.is_some_and(|until| clock::now() < until)
+    }
+
+    /// Whether the order goes on for so long. (Who was stopped meanwhile is late.)
+    fn lasts(&self, time: Millis) -> bool {
+        self.until.is_some_and(|until| clock::now() + time <= until)
     }
 
     /// When there is something to do by itself.
@@ -394,11 +401,11 @@ impl Inner {
     }
 }
 
-/// When to renew a lifetime that was just given, without a new order: only the shortest one, and only while the kernel, which may be a second
-/// late, would still remove the address before the lease ends.
+/// When to renew a lifetime that was just given, without a new order: only the shortest one, and only while the kernel would still remove the
+/// address before the lease ends.
 fn refresh(until: Instant, now: Instant, valid: Option<u32>) -> Option<Instant> {
-    let at = now + REFRESH_AFTER;
-    (valid == Some(1) && at + Millis(2_000) <= until).then_some(at)
+    let at = now + REFRESH_EVERY;
+    (valid == Some(1) && at + REFRESH_NEEDS <= until).then_some(at)
 }
 
 /// The descriptor for the event loop, as one of its own.
@@ -427,10 +434,10 @@ mod tests {
     fn the_shortest_lifetime_is_renewed_while_the_lease_allows_it() {
         let lease = |left: u64, valid| refresh(Instant(10_000 + left), Instant(10_000), valid);
         // `ttl` 3: the order comes some milliseconds after the renewal was sent.
-        assert_eq!(lease(2_700, Some(1)), Some(Instant(10_500)));
-        assert_eq!(lease(2_500, Some(1)), Some(Instant(10_500)));
-        // A second time the kernel could be too late.
-        assert_eq!(lease(2_200, Some(1)), None);
+        assert_eq!(lease(2_700, Some(1)), Some(Instant(10_250)));
+        assert_eq!(lease(2_250, Some(1)), Some(Instant(10_250)));
+        // Later the kernel could be too late.
+        assert_eq!(lease(2_249, Some(1)), None);
         assert_eq!(lease(0, Some(1)), None);
         // Longer ones outlast the time between two orders.
         assert_eq!(lease(2_700, Some(2)), None);
