@@ -24,6 +24,11 @@ use crate::ha::input::Input;
 use crate::ha::types::{Instant, Millis, WallTime};
 use crate::http::{Published, VipStatus};
 
+/// A lifetime of one second ends about when the next order comes, where those come each second: it is renewed between them, so often.
+const REFRESH_EVERY: Millis = Millis(250);
+/// Such a renewal needs so much of the lease: the second, and one more by which the kernel may be late.
+const REFRESH_NEEDS: Millis = Millis(2_000);
+
 /// All virtual IPs of this box.
 #[derive(Clone)]
 pub struct Vips {
@@ -59,6 +64,8 @@ struct Inner {
     put_back_at: Option<Instant>,
     /// When it is to be put back.
     again_at: Option<Instant>,
+    /// When its lifetime is to be renewed without a new order.
+    refresh_at: Option<Instant>,
 }
 
 /// Somebody who removes the address whenever it comes shall not keep this process busy: so often it is put back, at most.
@@ -96,6 +103,7 @@ impl Vips {
             error: None,
             put_back_at: None,
             again_at: None,
+            refresh_at: None,
         };
         Ok(Rc::new(One {
             setting: setting.clone(),
@@ -297,6 +305,9 @@ impl One {
             inner.put_back_at = Some(clock::now());
             inner.put(true);
         }
+        if inner.refresh_at.take_if(|at| clock::now() >= *at).is_some() && inner.held && inner.lasts(REFRESH_NEEDS) {
+            inner.put(false);
+        }
         if !inner.held && inner.is_ordered() {
             match inner.holder.conflict(now()) {
                 Probe::Free => inner.put(true),
@@ -340,9 +351,14 @@ impl Inner {
         self.until.is_some_and(|until| clock::now() < until)
     }
 
+    /// Whether the order goes on for so long. (Who was stopped meanwhile is late.)
+    fn lasts(&self, time: Millis) -> bool {
+        self.until.is_some_and(|until| clock::now() + time <= until)
+    }
+
     /// When there is something to do by itself.
     fn due(&self) -> Option<Duration> {
-        self.holder.next_deadline().into_iter().chain(self.again_at.map(at)).min()
+        self.holder.next_deadline().into_iter().chain(self.again_at.map(at)).chain(self.refresh_at.map(at)).min()
     }
 
     /// Adds or renews. What fails is said once and tried again with the next order.
@@ -358,6 +374,7 @@ impl Inner {
                     self.since = Some(clock::wall());
                 }
                 self.held = true;
+                self.refresh_at = refresh(until, clock::now(), valid);
                 self.expires_at = valid.map(|seconds| clock::now() + Millis::from_secs(u64::from(seconds)));
                 self.error = None;
             }
@@ -373,7 +390,7 @@ impl Inner {
     }
 
     fn gone(&mut self) {
-        (self.held, self.since, self.expires_at) = (false, None, None);
+        (self.held, self.since, self.expires_at, self.refresh_at) = (false, None, None, None);
     }
 
     fn clash(&mut self, text: &str) {
@@ -382,6 +399,13 @@ impl Inner {
             self.conflict = Some(text.to_owned());
         }
     }
+}
+
+/// When to renew a lifetime that was just given, without a new order: only the shortest one, and only while the kernel would still remove the
+/// address before the lease ends.
+fn refresh(until: Instant, now: Instant, valid: Option<u32>) -> Option<Instant> {
+    let at = now + REFRESH_EVERY;
+    (valid == Some(1) && at + REFRESH_NEEDS <= until).then_some(at)
 }
 
 /// The descriptor for the event loop, as one of its own.
@@ -399,5 +423,24 @@ async fn readable(fd: Option<&AsyncFd<OwnedFd>>) {
             }
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_lifetime_is_renewed_while_the_lease_allows_it() {
+        let lease = |left: u64, valid| refresh(Instant(10_000 + left), Instant(10_000), valid);
+        // `ttl` 3: the order comes some milliseconds after the renewal was sent.
+        assert_eq!(lease(2_700, Some(1)), Some(Instant(10_250)));
+        assert_eq!(lease(2_250, Some(1)), Some(Instant(10_250)));
+        // Later the kernel could be too late.
+        assert_eq!(lease(2_249, Some(1)), None);
+        assert_eq!(lease(0, Some(1)), None);
+        // Longer ones outlast the time between two orders.
+        assert_eq!(lease(2_700, Some(2)), None);
+        assert_eq!(lease(2_700, None), None);
     }
 }

@@ -67,7 +67,7 @@ class Run(vipwords.VipWords):
     def __init__(self, scenario, agent, say):
         self.scenario, self.agent, self.say = scenario, agent, say
         self.cluster = None
-        self.vars, self.faults, self.prints, self.output = {}, [], {}, ""
+        self.vars, self.faults, self.ends, self.prints, self.output = {}, [], [], {}, ""
         self.occupants, self.notes = {}, []
 
     def execute(self):
@@ -299,16 +299,23 @@ class Run(vipwords.VipWords):
         if how == "stop":
             self.fault()
 
-    @command(r"(?P<how>freeze|thaw) postgres (?P<who>[\w ]+)")
-    def do_freeze_postgres(self, how, who):
-        """freeze|thaw postgres WHO: SIGSTOP, SIGCONT to the postmaster and all its children"""
+    @command(r"(?P<how>freeze|thaw) (?P<what>postgres|postmaster) (?P<who>[\w ]+)")
+    def do_freeze_postgres(self, how, what, who):
+        """freeze|thaw postgres WHO: SIGSTOP, SIGCONT to the postmaster and all its children / postmaster WHO: to it alone, so that sessions go on"""
         for box in self.boxes(who):
-            for pid in box.postgres_pids():
-                os.kill(pid, signal.SIGSTOP if how == "freeze" else signal.SIGCONT)
+            if what == "postgres":
+                pids = box.postgres_pids()
+            else:
+                # The one that was frozen may be gone meanwhile, and another one in its place.
+                name = f"frozen {box.name}"
+                self.prints[name] = box.postmaster() if how == "freeze" else self.prints[name]
+                pids = [self.prints[name]] if how == "freeze" or lab.process_state(self.prints[name]) else []
+            for pid in pids:
+                self.signal(pid, signal.SIGSTOP if how == "freeze" else signal.SIGCONT, f"PostgreSQL of {box.name}")
         if how == "freeze":
             self.fault()
 
-    @command(r"(?P<how>freeze|thaw) (?P<who>(?!etcd|postgres)[\w ]+)")
+    @command(r"(?P<how>freeze|thaw) (?P<who>(?!etcd|postgres|postmaster)[\w ]+)")
     def do_freeze(self, how, who):
         """freeze|thaw WHO: SIGSTOP, SIGCONT to everything in the box"""
         for box in self.boxes(who):
@@ -482,9 +489,9 @@ class Run(vipwords.VipWords):
 
     @command(r"expect no replicated row lost")
     def do_lost_replicated(self):
-        """expect no replicated row lost: asynchronous; rows acknowledged up to 0.5 s before a fault may not have left the box"""
+        """expect no replicated row lost: asynchronous; rows acknowledged up to 0.5 s before a fault, or before PostgreSQL was seen to have ended, may not have left the box"""
         lost = self.missing()
-        bad = [a for a in lost if not any(f - 0.5 <= a.t <= f + 0.5 for f in self.faults)]
+        bad = [a for a in lost if not any(f - 0.5 <= a.t <= f + 0.5 for f in self.faults + self.ends)]
         if bad:
             raise LabError(f"{len(bad)} replicated rows are lost: {self.describe(bad)}")
         self.notes.append(f"lost {len(lost)}")
@@ -520,7 +527,8 @@ class Run(vipwords.VipWords):
         """expect ended postgres WHO: no process of PostgreSQL is left in the box"""
         box = self.box(who)
         self.cluster.wait(f"PostgreSQL of {box.name} has ended", lambda: not box.postgres_pids(), self.until(30), pause=0.02)
-        self.notes.append(f"ended {lab.now() - self.faults[-1]:.2f}s")
+        self.ends.append(lab.now())
+        self.notes.append(f"ended {self.ends[-1] - self.faults[-1]:.2f}s")
 
     @command(r"remember postmaster (?P<who>\w+)")
     def do_remember_postmaster(self, who):

@@ -1,6 +1,7 @@
 """The commands about virtual addresses. Part of scenario.py."""
 import os
 import re
+import subprocess
 
 import cluster as lab
 import journal
@@ -8,7 +9,13 @@ import net
 import vipwatch
 from words import command
 
-DEVICE_HELP = "of the network of the virtual address"
+# Announcements as u32 filters see them: the ARP operation and its target, the ICMPv6 type and the group of all nodes. Other frames of the
+# same kind pass, or nobody could find the client.
+DEAF = {
+    "requests": "protocol arp u32 match u16 1 0xffff at 6 match u32 {vip} 0xffffffff at 24",
+    "replies": "protocol arp u32 match u16 2 0xffff at 6 match u32 {vip} 0xffffffff at 24",
+    "advertisements": "protocol ipv6 u32 match u8 136 0xff at 40 match u32 0xff020000 0xffffffff at 24",
+}
 
 
 class VipWords:
@@ -84,9 +91,9 @@ class VipWords:
 
     @command(r"expect vip stayed on (?P<who>\w+)")
     def do_vip_stayed(self, who):
-        """expect vip stayed on WHO: since the last fault it neither came nor went"""
-        box = self.box(who)
-        moved = [change for change in vipwatch.told_gone(self.cluster.watch, self.vip()) if change[0] > self.faults[-1]]
+        """expect vip stayed on WHO: since the last fault, or ever, it did not go"""
+        box, since = self.box(who), self.faults[-1] if self.faults else 0.0
+        moved = [change for change in vipwatch.told_gone(self.cluster.watch, self.vip()) if change[0] > since]
         if moved or self.vip_holders("primary") != {box.name}:
             raise lab.LabError(f"it is on {self.vip_holders('primary')}; gone since the fault: {moved}")
 
@@ -98,6 +105,28 @@ class VipWords:
             told = any(t > fault and name == box.name for t, name in vipwatch.told_gone(self.cluster.watch, self.vip()))
             return told and self.vip_holders("primary") == {box.name}
         self.cluster.wait("it went and came again", back, self.until(5), pause=0.02)
+
+    @command(r"client ignores (?P<what>requests|replies|advertisements|nothing)")
+    def do_deaf(self, what):
+        """client ignores requests|replies|advertisements|nothing: the client host does not see announcements of that form (of the address) any more"""
+        client, (device, _) = self.cluster.switch.ns("cl"), self.vip_device()
+        if "hole" not in net.ip("-n", client, "link"):
+            net.ip("-n", client, "link", "add", "hole", "type", "veth", "peer", "name", "nowhere")
+            net.ip("-n", client, "link", "set", "hole", "up")
+        traffic(client, f"qdisc del dev {device} ingress", must=False)
+        if what != "nothing":
+            number = "0x" + vipwatch.packed(self.vip())[:4].hex()
+            traffic(client, f"qdisc add dev {device} ingress")
+            # Into an interface that leads nowhere: that every kernel can.
+            traffic(client, f"filter add dev {device} parent ffff: {DEAF[what].format(vip=number)} action mirred egress redirect dev hole")
+
+    @command(r"expect reached < (?P<seconds>[\d.]+)s")
+    def do_reached(self, seconds):
+        """expect reached < N s: from `the new primary is writable` to `reached through the address` since the last fault"""
+        self.do_report_vip()
+        found = [note for note in self.notes if note.startswith("reached ")]
+        if not found or float(found[-1].split()[1].rstrip("s")) >= float(seconds):
+            raise lab.LabError(f"{found[-1] if found else 'nobody saw it become writable'}")
 
     @command(r"expect same session")
     def do_same_session(self):
@@ -168,6 +197,13 @@ class VipWords:
             found = capabilities(pid)
             if any(found[key] for key in ("CapEff", "CapPrm", "CapAmb")):
                 raise lab.LabError(f"process {pid} has {found}")
+
+
+def traffic(namespace, words, must=True):
+    """Runs tc(8)."""
+    done = subprocess.run(["tc", "-n", namespace, *words.split()], capture_output=True, text=True)
+    if must and done.returncode != 0:
+        raise lab.LabError(f"tc {words}: {done.stderr.strip()}")
 
 
 def capabilities(pid):

@@ -466,7 +466,8 @@ fn without_store(facts: &Facts<'_>) -> Decision {
         PgState::Unresponsive { as_standby: false } if !facts.leads() => Decision::postgres(Verdict::DemotingNoDcs, demotion(facts)),
         PgState::Starting { as_standby: false, .. } if !facts.leads() => Decision::postgres(Verdict::DemotingNoDcs, demotion(facts)),
         PgState::Stopped(_) if facts.memory.dcs != DcsHealth::NeverSeen && !facts.memory.half_made && !facts.memory.torn => {
-            if facts.now < facts.memory.start_not_before {
+            // What was just rewound opens only with WAL of its upstream. Started without one it would hang, and nothing ends that.
+            if facts.now < facts.memory.start_not_before || facts.memory.rewound_at.is_some() {
                 return Decision::nothing(Verdict::NoDcs);
             }
             // Readable at least. Whether the data can follow anybody is looked at when the store is back.
