@@ -102,7 +102,8 @@ impl World {
         self.after(delay + hiccup, Event::Deliver { node, life, input: Box::new(input) });
     }
 
-    fn hiccup(&mut self, node: usize) -> u64 {
+    /// How late the agent comes to something.
+    pub fn hiccup(&mut self, node: usize) -> u64 {
         let rng = &mut self.nodes[node].rng;
         if rng.chance(900) {
             rng.below(2)

@@ -171,10 +171,11 @@ impl World {
     fn guard_says(&mut self, node: usize, agent: Option<u32>, report: GuardReport) {
         let target = &mut self.nodes[node].agent;
         if target.process != Process::Dead && agent.is_none_or(|life| life == target.life) {
-            let way = self.nodes[node].rng.below(2);
+            let life = target.life;
+            let way = self.nodes[node].rng.below(2) + self.hiccup(node);
             let at = self.nodes[node].guard.answer_at.max(self.now + way);
             self.nodes[node].guard.answer_at = at;
-            self.send(node, at - self.now, Input::Guard(report));
+            self.push(at, Event::Deliver { node, life, input: Box::new(Input::Guard(report)) });
         } else if report == GuardReport::Fired {
             self.nodes[node].guard.fired_alone = true;
         }
