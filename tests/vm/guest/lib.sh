@@ -70,7 +70,8 @@ postgresql:
 watchdog: {mode: $1, device: $DEVICE}
 YAML
     mkdir -p /pg
-    chown postgres:postgres /pg /agent.yml "$DEVICE"
+    chown postgres:postgres /pg /agent.yml
+    [ ! -e "$DEVICE" ] || chown postgres:postgres "$DEVICE"
     chmod 700 /pg
 }
 
@@ -80,11 +81,41 @@ start_agent() {
     AGENT=$!
 }
 
-# wait_for_primary SECONDS: until the local PostgreSQL takes writes.
-wait_for_primary() {
+# leads: the agent's answer to /primary is 200, and PostgreSQL takes writes.
+leads() {
+    wget -q -O /dev/null http://127.0.0.1:8008/primary && [ "$(sql "select pg_is_in_recovery()" 2>/dev/null)" = f ]
+}
+
+# stop_agent: an orderly stop, until the process is gone.
+stop_agent() {
+    kill -TERM "$AGENT"
+    wait "$AGENT"
+}
+
+# guard: the id of the guard process.
+guard() {
+    grep -l '^mastiff-guard$' /proc/[0-9]*/comm 2>/dev/null | cut -d/ -f3
+}
+
+# postmaster: the id of the postmaster.
+postmaster() {
+    head -n 1 /pg/data/postmaster.pid
+}
+
+# put KEY VALUE: writes a key of the scope into the store.
+put() {
+    local key value
+    key=$(printf '/service/vm/%s' "$1" | base64 -w 0)
+    value=$(printf '%s' "$2" | base64 -w 0)
+    wget -q -O /dev/null --post-data "{\"key\":\"$key\",\"value\":\"$value\"}" "http://host:$HOST_PORT/v3/kv/put"
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds.
+wait_for() {
     local left=$1
+    shift
     while [ "$left" -gt 0 ]; do
-        [ "$(sql "select pg_is_in_recovery()" 2>/dev/null)" = f ] && return 0
+        "$@" && return 0
         sleep 1
         left=$((left - 1))
     done
