@@ -6,7 +6,7 @@
     #: reset MIN..MAX after NAME the watchdog device resets the machine so many seconds after that mark; nothing else may
     #: reset MIN..MAX after NAME in the lease    and before the lease ends that the leader key has in the store
     #: within SECONDS            the whole scenario may take so long (default 180)
-    #: needs postgres            PostgreSQL is in the guest; `needs store`: a store listens at host:$HOST_PORT; `needs agent`
+    #: needs store               a store listens at host:$HOST_PORT; `needs agent`: the agent and PostgreSQL are in the guest
     #: only MACHINE...           not on the others
     #: kernel WORDS              more words for the kernel's command line
 

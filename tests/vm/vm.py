@@ -7,6 +7,7 @@ import concurrent.futures
 import glob
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,7 @@ def run(machine, made, case, options):
     """One scenario on one machine; (machine, scenario, held, seconds, text)."""
     label = f"{machine.name}/{case.name}"
     initrd = tempfile.NamedTemporaryFile(prefix="vm-initrd-", dir=CACHE)
-    made.initrd(initrd.name, files(machine, case), bool(case.needs & {"postgres", "agent"}))
+    made.initrd(initrd.name, files(machine, case), "agent" in case.needs)
     story = []
     append = f"vm.scenario={case.name} {case.kernel.format(driver=machine.driver)}"
     began = time.monotonic()
@@ -116,6 +117,14 @@ def watch(box, case, check, tell_it):
         check.see(event)
 
 
+def table(results):
+    """What was measured, one machine below the other."""
+    print("\nmeasured (seconds, this machine's clock):")
+    for machine, name, held, _, why in sorted(results, key=lambda result: (result[1], result[0])):
+        if held and why:
+            print(f"  {name:16} {machine:8} {why}")
+
+
 def main():
     """Builds, prepares, runs, prints the table."""
     options = arguments()
@@ -134,8 +143,11 @@ def main():
                 built.result()
             running += [pool.submit(run, machine, made.result(), case, options) for case in cases if case.runs_on(machine)]
         results = [one.result() for one in running]
+    table(results)
     failed = [result for result in results if not result[2]]
-    print(f"tests/vm: {len(results) - len(failed)} passed, {len(failed)} failed in {time.monotonic() - began:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"tests/vm: {len(results) - len(failed)} passed, {len(failed)} failed in {time.monotonic() - began:.0f} s "
+          f"({used.ru_utime + used.ru_stime:.0f} s of processor time)")
     return 1 if failed or not results else 0
 
 

@@ -30,16 +30,6 @@ as_postgres() {
     su postgres -s /bin/sh -c "$*"
 }
 
-# start_postgres: a fresh cluster in /pg, listening on 5432.
-start_postgres() {
-    mkdir -p /pg
-    chown postgres:postgres /pg
-    chmod 700 /pg
-    as_postgres "PATH=$PATH initdb -D /pg --no-locale --no-sync -A trust >/tmp/initdb.log 2>&1" || { cat /tmp/initdb.log; return 1; }
-    printf '%s\n' "shared_buffers = 8MB" "unix_socket_directories = '/tmp'" "max_connections = 20" >>/pg/postgresql.conf
-    as_postgres "PATH=$PATH pg_ctl -D /pg -w -t 60 -l /tmp/pg.log start >/dev/null" || { cat /tmp/pg.log; return 1; }
-}
-
 # sql TEXT: the answer of the local PostgreSQL.
 sql() {
     as_postgres "PATH=$PATH psql -h /tmp -P pager=off -XAtc \"$1\""
@@ -54,8 +44,8 @@ name: guest
 restapi: {listen: 127.0.0.1:8008, connect_address: 127.0.0.1:8008}
 etcd3: {hosts: ["10.0.2.2:$HOST_PORT"]}
 bootstrap:
-  dcs: {ttl: ${TTL:-20}, loop_wait: ${LOOP_WAIT:-5}, retry_timeout: 5, postgresql: {parameters: {max_connections: 20}}}
-  initdb: [{encoding: UTF8}, {locale: C}, no-sync]
+  dcs: {ttl: ${TTL:-20}, loop_wait: ${LOOP_WAIT:-5}, retry_timeout: 5, postgresql: {parameters: {max_connections: 25}}}
+  initdb: [{encoding: UTF8}, {locale: C}, {wal-segsize: 2}, no-sync]
 postgresql:
   listen: 127.0.0.1:5432
   connect_address: 127.0.0.1:5432
@@ -69,7 +59,8 @@ postgresql:
   parameters: {unix_socket_directories: /tmp, shared_buffers: 8MB, dynamic_shared_memory_type: mmap}
 watchdog: {mode: $1, device: $DEVICE}
 YAML
-    mkdir -p /pg
+    # The root file system is half of the memory, and the programs fill most of it.
+    [ -d /pg ] || { mkdir /pg && mount -t tmpfs pg /pg; }
     chown postgres:postgres /pg /agent.yml
     [ ! -e "$DEVICE" ] || chown postgres:postgres "$DEVICE"
     chmod 700 /pg
