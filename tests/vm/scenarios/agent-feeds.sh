@@ -1,7 +1,7 @@
 # The agent leads on a real device: feeds it, hands it over to its next life, disarms it in an orderly stop. When it is stopped itself (SIGSTOP)
 # the device ends the box before another member could lead. Without feeding, each of the pauses would end in a reset.
 #: needs agent store
-#: within 300
+#: within 420
 #: line the watchdog is armed: it resets this box 7.000s after the last kick$
 #: mark leads
 #: line ^device .*state=Some\(Active\) timeout=Some\(7\)
@@ -19,7 +19,7 @@
 #: reset 4..7.6 after stopped in the lease
 agent_config required
 start_agent
-wait_for 120 leads || fail "no primary"
+wait_for 240 leads || fail "no primary"
 say leads
 dog info "$DEVICE"
 sql "create table t (i int)" >/dev/null || fail "cannot write"

@@ -1,6 +1,7 @@
 # `watchdog: required` does not lead without a working device; with one it does, and when agent and guard are killed the device ends the box.
 # The kernel feeds the device once more when its owner dies: the time is the device's, from the kill.
 #: needs agent store
+#: within 420
 #: line the watchdog cannot be used: /dev/nothing
 #: mark refused
 #: line the watchdog is armed: it resets this box 7.000s after the last kick$
@@ -16,7 +17,7 @@ say refused
 stop_agent
 DEVICE=$real agent_config required
 start_agent
-wait_for 120 leads || fail "no primary"
+wait_for 240 leads || fail "no primary"
 say leads
 sleep 8
 guard=$(guard)

@@ -2,7 +2,7 @@
 # orderly stop without a next life it resets the box.
 #: needs agent store
 #: kernel vm.nowayout=1 {driver}.nowayout=1
-#: within 240
+#: within 420
 #: line the watchdog is armed: it resets this box 7.000s after the last kick; it cannot be disarmed
 #: mark leads
 #: mark fed 16.. after leads
@@ -19,7 +19,7 @@ is_standby() {
 }
 agent_config automatic
 start_agent
-wait_for 120 leads || fail "no primary"
+wait_for 240 leads || fail "no primary"
 say leads
 sleep 16
 say fed
