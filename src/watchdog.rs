@@ -182,7 +182,11 @@ impl Hardware {
             return told;
         }
         match armed.disarm() {
-            Ok(_) => WatchdogReport::Ready,
+            Ok(_) => {
+                // Said here: at the end of the process nobody reads the report any more.
+                log::info!("the watchdog is disarmed");
+                WatchdogReport::Ready
+            }
             Err(failed) => {
                 log::warn!("the watchdog cannot be disarmed: {}", failed.error);
                 self.armed = failed.armed.map(|armed| *armed);

@@ -1,7 +1,7 @@
 """What a guest boots: a kernel, and an initramfs of three layers.
 
 - base: busybox, the modules of the machine, `guest/init`
-- postgres: PostgreSQL 15 with its libraries (only for scenarios that ask for it)
+- postgres: PostgreSQL 15 with its libraries (only for scenarios with the agent)
 - program: the scenarios and the programs under test, made anew for every run
 
 The first two are kept in .cache/vm/ARCH and made again when what they are made of changes.

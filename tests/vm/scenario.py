@@ -1,10 +1,12 @@
 """A scenario: a shell script for the guest whose `#:` lines say what must be seen from outside, in this order.
 
     #: mark NAME                 the guest says `@ NAME`
+    #: mark NAME MIN.. after OTHER   at least so many seconds after that mark
     #: line REGEX                the guest prints such a line
     #: reset MIN..MAX after NAME the watchdog device resets the machine so many seconds after that mark; nothing else may
+    #: reset MIN..MAX after NAME in the lease    and before the lease ends that the leader key has in the store
     #: within SECONDS            the whole scenario may take so long (default 180)
-    #: needs postgres            PostgreSQL is in the guest; `needs store`: a store listens at host:$HOST_PORT; `needs agent`
+    #: needs store               a store listens at host:$HOST_PORT; `needs agent`: the agent and PostgreSQL are in the guest
     #: only MACHINE...           not on the others
     #: kernel WORDS              more words for the kernel's command line
 
@@ -33,16 +35,21 @@ class Scenario:
                 if line.startswith("#:"):
                     self._expectation(line[2:].strip(), f"{path}:{number}")
         if not self.expected or self.expected[-1][0] != "reset":
-            self.expected.append(("mark", "end"))
+            self.expected.append(("mark", "end", 0.0, None))
 
     def _expectation(self, text, place):
         word, _, rest = text.partition(" ")
         if word == "reset":
-            match = re.fullmatch(r"([\d.]+)\.\.([\d.]+) after (\S+)", rest)
+            match = re.fullmatch(r"([\d.]+)\.\.([\d.]+) after (\S+)( in the lease)?", rest)
             if not match:
-                raise SystemExit(f"{place}: reset MIN..MAX after NAME")
-            self.expected.append(("reset", float(match.group(1)), float(match.group(2)), match.group(3)))
-        elif word in ("mark", "line"):
+                raise SystemExit(f"{place}: reset MIN..MAX after NAME [in the lease]")
+            self.expected.append(("reset", float(match.group(1)), float(match.group(2)), match.group(3), bool(match.group(4))))
+        elif word == "mark":
+            match = re.fullmatch(r"(\S+)(?: ([\d.]+)\.\. after (\S+))?", rest)
+            if not match:
+                raise SystemExit(f"{place}: mark NAME [MIN.. after OTHER]")
+            self.expected.append(("mark", match.group(1), float(match.group(2) or 0), match.group(3)))
+        elif word == "line":
             self.expected.append((word, rest))
         elif word == "within":
             self.within = float(rest)
@@ -63,8 +70,10 @@ class Scenario:
 class Check:
     """Compares what happens with what is expected, event by event."""
 
-    def __init__(self, case):
+    def __init__(self, case, lease_end=lambda: None):
         self.case = case
+        self.lease_end = lease_end
+        """When the leader's lease ends in the store, seconds after power-on; None: there is none."""
         self.left = list(case.expected)
         self.marks = {}
         self.notes = []
@@ -91,10 +100,22 @@ class Check:
         if not self.left:
             return
         what, *rest = self.left[0]
-        if what == "mark" and event.text.startswith(f"@ {rest[0]} ") or what == "line" and re.search(rest[0], event.text):
+        if what == "mark" and event.text.startswith(f"@ {rest[0]} "):
+            self.left.pop(0)
+            self._mark(event, *rest)
+        elif what == "line" and re.search(rest[0], event.text):
             self.left.pop(0)
         elif event.text.startswith("@ end"):
             raise VmError(f"the script ended, but this was not seen: {self.wanted()}")
+
+    def _mark(self, event, name, least, other):
+        """Whether it came late enough."""
+        if other is None:
+            return
+        took = event.at - self.marks[other]
+        self.notes.append(f"{name} {took:.1f} s after {other}")
+        if took < least:
+            raise VmError(f"{name} came {took:.1f} s after {other}, wanted at least {least:g} s")
 
     def _reset(self, event):
         """A watchdog's action is an event of its own, and the reset of the machine follows it."""
@@ -105,11 +126,22 @@ class Check:
         self.marks["(watchdog)"] = event.at
         if not self.left or self.left[0][0] != "reset":
             raise VmError(f"the watchdog reset the machine at {event.at:.1f} s, before: {self.wanted()}")
-        _, least, most, mark = self.left.pop(0)
+        _, least, most, mark, in_lease = self.left.pop(0)
         took = event.at - self.marks[mark]
         self.notes.append(f"reset {took:.1f} s after {mark}")
+        if in_lease:
+            self._in_lease(event)
         if not least <= took <= most:
             raise VmError(f"the reset came {took:.1f} s after {mark}, wanted {least:g} to {most:g} s")
+
+    def _in_lease(self, event):
+        """The store's own answer counts: another member can have the key from then on."""
+        end = self.lease_end()
+        if end is None:
+            raise VmError("the store never had a leader's lease")
+        self.notes.append(f"{end - event.at:.1f} s before the lease ended")
+        if event.at >= end:
+            raise VmError(f"the reset came {event.at - end:.1f} s after the lease had ended in the store")
 
     def wanted(self):
         """The next expectation in words."""

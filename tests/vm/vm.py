@@ -7,6 +7,7 @@ import concurrent.futures
 import glob
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,7 @@ def arguments():
     parser.add_argument("-k", default="", help="only scenarios whose name matches this regular expression")
     parser.add_argument("-j", type=int, default=3, help="how many guests at a time: they mostly wait")
     parser.add_argument("-v", action="store_true", help="print what every guest says")
-    parser.add_argument("--no-build", action="store_true", help="take the binaries in .cache/bin as they are")
+    parser.add_argument("--no-build", action="store_true", help="take the binaries in .cache/bin/vm as they are")
     return parser.parse_args()
 
 
@@ -45,7 +46,7 @@ def say(text):
 def build(machine, agent):
     """The static programs of a machine, built anew."""
     began = time.monotonic()
-    what = ["--agent", "--watchdog"] if agent else ["--watchdog"]
+    what = ["--vm", "--watchdog"] + (["--agent"] if agent else [])
     done = subprocess.run([os.path.join(ROOT, "cross", "build"), machine.target, *what], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"cross/build {machine.target} failed:\n{done.stderr}")
@@ -63,7 +64,7 @@ def prepare(machine):
 
 def files(machine, case):
     """What the guest's last layer holds: {name inside: file of this machine}."""
-    binaries = os.path.join(ROOT, ".cache", "bin")
+    binaries = os.path.join(ROOT, ".cache", "bin", "vm")
     found = {
         "guest/lib.sh": os.path.join(HERE, "guest/lib.sh"),
         f"guest/scenarios/{case.name}": case.path,
@@ -78,15 +79,15 @@ def run(machine, made, case, options):
     """One scenario on one machine; (machine, scenario, held, seconds, text)."""
     label = f"{machine.name}/{case.name}"
     initrd = tempfile.NamedTemporaryFile(prefix="vm-initrd-", dir=CACHE)
-    made.initrd(initrd.name, files(machine, case), bool(case.needs & {"postgres", "agent"}))
-    check = scenario.Check(case)
+    made.initrd(initrd.name, files(machine, case), "agent" in case.needs)
     story = []
     append = f"vm.scenario={case.name} {case.kernel.format(driver=machine.driver)}"
     began = time.monotonic()
     try:
-        with initrd, store.needed("store" in case.needs) as port:
-            append += f" vm.port={port}"
+        with initrd, store.needed("store" in case.needs) as etcd:
+            append += f" vm.port={etcd.port if etcd else 0}"
             with guest.Guest(machine, made, initrd.name, append) as box:
+                check = scenario.Check(case, lambda: etcd.lease.end - box.began if etcd and etcd.lease.end else None)
                 watch(box, case, check, lambda event: tell(story, label, event, options.v))
         held, why = True, ", ".join(check.notes)
     except scenario.VmError as error:
@@ -116,6 +117,14 @@ def watch(box, case, check, tell_it):
         check.see(event)
 
 
+def table(results):
+    """What was measured, one machine below the other."""
+    print("\nmeasured (seconds, this machine's clock):")
+    for machine, name, held, _, why in sorted(results, key=lambda result: (result[1], result[0])):
+        if held and why:
+            print(f"  {name:16} {machine:8} {why}")
+
+
 def main():
     """Builds, prepares, runs, prints the table."""
     options = arguments()
@@ -134,8 +143,11 @@ def main():
                 built.result()
             running += [pool.submit(run, machine, made.result(), case, options) for case in cases if case.runs_on(machine)]
         results = [one.result() for one in running]
+    table(results)
     failed = [result for result in results if not result[2]]
-    print(f"tests/vm: {len(results) - len(failed)} passed, {len(failed)} failed in {time.monotonic() - began:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"tests/vm: {len(results) - len(failed)} passed, {len(failed)} failed in {time.monotonic() - began:.0f} s "
+          f"({used.ru_utime + used.ru_stime:.0f} s of processor time)")
     return 1 if failed or not results else 0
 
 

@@ -350,9 +350,6 @@ impl Machine {
             _ => {
                 self.fences.disarming = false;
                 self.fences.limit = Millis::ZERO;
-                if matches!(before, Watchdog::Armed { .. }) {
-                    self.log(log::Level::Info, "the watchdog is disarmed", out);
-                }
             }
         }
         if before == self.memory.watchdog {

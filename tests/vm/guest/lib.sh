@@ -30,16 +30,6 @@ as_postgres() {
     su postgres -s /bin/sh -c "$*"
 }
 
-# start_postgres: a fresh cluster in /pg, listening on 5432.
-start_postgres() {
-    mkdir -p /pg
-    chown postgres:postgres /pg
-    chmod 700 /pg
-    as_postgres "PATH=$PATH initdb -D /pg --no-locale --no-sync -A trust >/tmp/initdb.log 2>&1" || { cat /tmp/initdb.log; return 1; }
-    printf '%s\n' "shared_buffers = 8MB" "unix_socket_directories = '/tmp'" "max_connections = 20" >>/pg/postgresql.conf
-    as_postgres "PATH=$PATH pg_ctl -D /pg -w -t 60 -l /tmp/pg.log start >/dev/null" || { cat /tmp/pg.log; return 1; }
-}
-
 # sql TEXT: the answer of the local PostgreSQL.
 sql() {
     as_postgres "PATH=$PATH psql -h /tmp -P pager=off -XAtc \"$1\""
@@ -54,8 +44,8 @@ name: guest
 restapi: {listen: 127.0.0.1:8008, connect_address: 127.0.0.1:8008}
 etcd3: {hosts: ["10.0.2.2:$HOST_PORT"]}
 bootstrap:
-  dcs: {ttl: ${TTL:-20}, loop_wait: ${LOOP_WAIT:-5}, retry_timeout: 5, postgresql: {parameters: {max_connections: 20}}}
-  initdb: [{encoding: UTF8}, {locale: C}, no-sync]
+  dcs: {ttl: ${TTL:-20}, loop_wait: ${LOOP_WAIT:-5}, retry_timeout: 5, postgresql: {parameters: {max_connections: 25}}}
+  initdb: [{encoding: UTF8}, {locale: C}, {wal-segsize: 2}, no-sync]
 postgresql:
   listen: 127.0.0.1:5432
   connect_address: 127.0.0.1:5432
@@ -69,8 +59,10 @@ postgresql:
   parameters: {unix_socket_directories: /tmp, shared_buffers: 8MB, dynamic_shared_memory_type: mmap}
 watchdog: {mode: $1, device: $DEVICE}
 YAML
-    mkdir -p /pg
-    chown postgres:postgres /pg /agent.yml "$DEVICE"
+    # The root file system is half of the memory, and the programs fill most of it.
+    [ -d /pg ] || { mkdir /pg && mount -t tmpfs pg /pg; }
+    chown postgres:postgres /pg /agent.yml
+    [ ! -e "$DEVICE" ] || chown postgres:postgres "$DEVICE"
     chmod 700 /pg
 }
 
@@ -80,11 +72,41 @@ start_agent() {
     AGENT=$!
 }
 
-# wait_for_primary SECONDS: until the local PostgreSQL takes writes.
-wait_for_primary() {
+# leads: the agent's answer to /primary is 200, and PostgreSQL takes writes.
+leads() {
+    wget -q -O /dev/null http://127.0.0.1:8008/primary && [ "$(sql "select pg_is_in_recovery()" 2>/dev/null)" = f ]
+}
+
+# stop_agent: an orderly stop, until the process is gone.
+stop_agent() {
+    kill -TERM "$AGENT"
+    wait "$AGENT"
+}
+
+# guard: the id of the guard process.
+guard() {
+    grep -l '^mastiff-guard$' /proc/[0-9]*/comm 2>/dev/null | cut -d/ -f3
+}
+
+# postmaster: the id of the postmaster.
+postmaster() {
+    head -n 1 /pg/data/postmaster.pid
+}
+
+# put KEY VALUE: writes a key of the scope into the store.
+put() {
+    local key value
+    key=$(printf '/service/vm/%s' "$1" | base64 -w 0)
+    value=$(printf '%s' "$2" | base64 -w 0)
+    wget -q -O /dev/null --post-data "{\"key\":\"$key\",\"value\":\"$value\"}" "http://host:$HOST_PORT/v3/kv/put"
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds.
+wait_for() {
     local left=$1
+    shift
     while [ "$left" -gt 0 ]; do
-        [ "$(sql "select pg_is_in_recovery()" 2>/dev/null)" = f ] && return 0
+        "$@" && return 0
         sleep 1
         left=$((left - 1))
     done

@@ -1,4 +1,5 @@
 # A feeder keeps the machine up; its successor takes the device over; a stopped one does not: no close, no last kick.
+#: only x86_64
 #: line ^device name=watchdog0 .*state=Some\(Inactive\)
 #: line ^armed .*timeout=6 .*any_close=false
 #: mark fed

@@ -1,4 +1,5 @@
 # The feeder is killed: the kernel kicks once more at its death, then nobody does.
+#: only x86_64
 #: line ^armed .*timeout=6
 #: mark killed
 #: reset 5..8 after killed

@@ -1,4 +1,5 @@
 # nowayout: a disarm is refused before anything is closed, the device is fed on, and the death of the feeder resets.
+#: only x86_64
 #: kernel vm.nowayout=1 {driver}.nowayout=1
 #: line ^armed .*nowayout=Some\(true\)
 #: line ^unstoppable .*nowayout is set
