@@ -512,3 +512,31 @@ fn no_release_while_an_acquisition_is_not_answered() {
     bench.cycle();
     assert!(took(&mut bench).contains(&"release"));
 }
+
+#[test]
+fn a_watchdog_that_was_told_to_stop_is_no_fence_and_is_not_fed() {
+    // After a crash of everything but the device: it still counts, nothing writes, and the key is still in our name.
+    let crashed = PgState::Stopped(samples::control(ControlState::InProduction, 1, 100));
+    let mut config = config(WatchdogMode::Automatic);
+    config.guard = false;
+    let mut bench = Bench::with(config, crashed);
+    bench.leader("n1", 7);
+    bench.step(Input::Tick);
+    bench.step(armed(true));
+    bench.answer_observation();
+    assert!(took(&mut bench).contains(&"watchdog off"));
+    // Its answer takes its time, and the key is ours again before it is there.
+    for _ in 0..3 {
+        bench.cycle();
+        if let Some(repair) = bench.store(|request| matches!(request, StoreRequest::Repair { .. })) {
+            bench.leader("n1", 1);
+            bench.answer(repair, StoreOutcome::Done { revision: Revision(9) });
+        }
+    }
+    let orders = took(&mut bench);
+    assert!(!orders.contains(&"start") && !orders.contains(&"kick"), "{orders:?}");
+    bench.step(Input::Watchdog(WatchdogReport::Ready));
+    assert_eq!(took(&mut bench), ["arm"]);
+    bench.step(armed(true));
+    assert!(took(&mut bench).contains(&"start"));
+}

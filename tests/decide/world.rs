@@ -215,6 +215,7 @@ impl World {
             "up" => memory.up_since = Some(NOW - duration(value)),
             "half_made" => memory.half_made = true,
             "rewound" => memory.rewound_at = Some(NOW - Millis(10_000)),
+            "aimed_at" => memory.aimed_at = Some(format!("{value}:5432")),
             "rewind_failed" => memory.rewind_failed = true,
             "can_follow" => memory.can_follow = true,
             "crashed" => memory.crashed_at = Some(NOW - duration(value)),

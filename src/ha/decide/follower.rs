@@ -24,7 +24,7 @@ pub(super) fn decide(facts: &Facts<'_>) -> Decision {
         PgState::Unreadable { reason } => Decision::nothing(Verdict::Unreadable(reason.clone())),
         PgState::Stopped(control) => stopped(facts, control),
         PgState::Starting { as_standby: false, .. } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
-        PgState::Starting { stopping: false, control: Some(control), .. } => starting(facts, control),
+        PgState::Starting { stopping: false, control, .. } => starting(facts, control.as_ref()),
         PgState::Starting { .. } => Decision::nothing(Verdict::Starting),
         PgState::Unresponsive { as_standby: false } => Decision::postgres(Verdict::DemotingNoLock, demotion_at_once()),
         PgState::Unresponsive { .. } => Decision::nothing(Verdict::Unresponsive),
@@ -160,14 +160,21 @@ fn history_of<'a>(facts: &Facts<'a>, leader: &Upstream) -> Option<&'a UpstreamHi
 }
 
 /// After a rewind PostgreSQL opens only when it has all WAL from the common checkpoint on. What the upstream has removed never comes.
-fn starting(facts: &Facts<'_>, control: &ControlData) -> Decision {
+fn starting(facts: &Facts<'_>, control: Option<&ControlData>) -> Decision {
     let waiting = Decision::nothing(Verdict::Starting);
+    // Started while there was no leader, or for another one: without the WAL that is missing it would never open.
+    if let Some(upstream) = upstream_of(facts).filter(|_| facts.memory.rewound_at.is_some()) {
+        if facts.memory.aimed_at.as_deref() != Some(upstream.address()) && facts.now >= facts.memory.start_not_before {
+            return Decision::postgres(Verdict::FollowingNewLeader(upstream.name.clone()), PgWanted::Standby(Some(upstream)));
+        }
+    }
     let long = facts.memory.rewound_at.is_some_and(|at| facts.now.since(at) >= ARCHIVE_PATIENCE);
     let Some(leader) = leader_upstream(facts).filter(|_| long && facts.config.remove_data_directory_on_rewind_failure) else {
         return waiting;
     };
     let Some(history) = history_of(facts, &leader) else { return Decision::need(Verdict::Starting, Need::Upstream(leader)) };
-    let gone = history.is_primary && history.oldest_wal.is_some_and(|oldest| control.checkpoint < oldest);
+    let needs = control.map(|control| control.checkpoint);
+    let gone = history.is_primary && history.oldest_wal.is_some_and(|oldest| needs.is_some_and(|needs| needs < oldest));
     if !gone {
         return waiting;
     }

@@ -68,6 +68,8 @@ pub struct Memory {
     pub repair: Option<Relation>,
     /// A rewind ended with success at this time and streaming was not seen since.
     pub rewound_at: Option<Instant>,
+    /// The address of the upstream that the last start or order to follow named.
+    pub aimed_at: Option<String>,
     /// Rewinds that failed in a row.
     pub rewind_failures: u32,
     /// Rewinding is given up.

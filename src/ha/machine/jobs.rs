@@ -58,12 +58,19 @@ impl Machine {
     }
 
     fn be_standby(&mut self, node: &NodeView, upstream: Option<Upstream>, out: &mut Vec<Action>) {
+        let aim = upstream.as_ref().map(|upstream| upstream.address().to_owned());
         match &node.pg {
+            PgState::Starting { as_standby: true, .. } => {
+                self.memory.aimed_at = aim;
+                self.start_job(JobKind::Other, Job::Follow { upstream }, out);
+            }
             PgState::Running(running) if running.role == Role::Standby => {
+                self.memory.aimed_at = aim;
                 self.memory.stream_progress_at = Some(self.now);
                 self.start_job(JobKind::Other, Job::Follow { upstream }, out);
             }
             PgState::Stopped(_) => {
+                self.memory.aimed_at = aim;
                 let deadline = self.config.pg_ctl_timeout;
                 self.start_job(JobKind::Other, Job::Start { role: StartAs::Standby(upstream), deadline }, out);
             }

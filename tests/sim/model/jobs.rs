@@ -260,7 +260,7 @@ impl World {
 
     fn follow(&mut self, node: usize, upstream: Option<usize>) -> JobOutcome {
         let pg = &mut self.nodes[node].pg;
-        if !matches!(pg.proc, Proc::Standby | Proc::Promoting) || pg.hung {
+        if !matches!(pg.proc, Proc::Starting { primary: false } | Proc::Standby | Proc::Promoting) || pg.hung {
             return JobOutcome::Failed("no running standby".to_owned());
         }
         if pg.upstream != upstream {
