@@ -299,7 +299,7 @@ fn a_postgres_that_does_not_want_to_and_forks() {
 #[test]
 fn an_order_while_it_kills() {
     let bench = Bench::new();
-    let mut server = bench.server("trap 'touch asked' QUIT; sleep 60 & wait; sleep 60");
+    let mut server = bench.server("trap ': >asked' QUIT; sleep 60 & wait; sleep 60");
     let kill_at = clock::now() + Millis(100);
     bench.tell(&bench.target());
     // SIGKILL comes late, so that there is time to talk.
