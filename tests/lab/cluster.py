@@ -417,6 +417,19 @@ class Cluster:
             pass
         return None
 
+    def move_etcd_leader(self, box):
+        """Makes the etcd member of a box the leader."""
+        self.wait("a leader of etcd", self.etcd_leader, 20)
+        if self.etcd_leader() is box:
+            return
+        code, text = self.etcdctl("endpoint", "status", "-w", "json")
+        members = {entry["Endpoint"]: entry["Status"]["header"]["member_id"] for entry in json.loads(text.split("\n")[0])} if code == 0 else {}
+        target = next((member for endpoint, member in members.items() if box.address in endpoint), None)
+        code, text = self.etcdctl("move-leader", f"{target or 0:x}")
+        if code != 0:
+            raise LabError(f"etcdctl move-leader: {text}")
+        self.wait(f"etcd's leader on {box.name}", lambda: self.etcd_leader() is box, 20)
+
     def why_not_whole(self):
         """None when there is one leader and every other box streams from it on its timeline, else what is missing."""
         leader = self.leader()
