@@ -270,19 +270,19 @@ class Bench:
         """Link down, then everything dead; back after the failover. With etcd's leader elsewhere, and in the same box."""
         if not self.wanted("lost_box"):
             return
-        cluster = self.start()
 
         def move_etcd(together):
             def prepare(cluster, leader):
                 cluster.move_etcd_leader(leader if together else next(box for box in cluster.boxes.values() if box is not leader))
                 time.sleep(3)
             return prepare
-        try:
-            for key, together in (("lost_box", False), ("lost_box_etcd", True)):
+        for key, together in (("lost_box", False), ("lost_box_etcd", True)):
+            cluster = self.start()
+            try:
                 self.gaps(key, cluster, self.options.lost, lambda c, leader: c.power_off(leader), lambda c, leader: c.power_on(leader),
                           move_etcd(together))
-        finally:
-            cluster.close()
+            finally:
+                cluster.close()
 
 
 def cell(values):
