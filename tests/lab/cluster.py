@@ -28,6 +28,10 @@ class LabError(Exception):
     """An expectation that did not hold, or a lab that could not be built."""
 
 
+class BrokenPromise(LabError):
+    """Two writers, a lost row, an address on two boxes, a touched data directory: what no second try excuses."""
+
+
 def now():
     """The clock of the lab and of the writers."""
     return time.monotonic()

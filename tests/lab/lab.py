@@ -18,6 +18,9 @@ import scenario
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+# How the process of a scenario ends.
+HELD, FAILED, BROKEN, STOPPED = 0, 1, 3, 130
+
 
 def arguments():
     """The command line."""
@@ -27,6 +30,7 @@ def arguments():
     parser.add_argument("-j", type=int, default=1, help="how many at a time")
     parser.add_argument("-v", action="store_true", help="print every command with its time")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each scenario N times and print a table")
+    parser.add_argument("--again", type=int, default=0, metavar="N", help="up to N failed scenarios get a second try, alone; never one that broke a promise")
     parser.add_argument("--list", help="a file with the scenarios to run, one a line: NAME [AGENT]")
     parser.add_argument("--logs", help="directory to keep the logs of failed scenarios in")
     parser.add_argument("--help-language", action="store_true", help="the commands of the scenario language")
@@ -53,7 +57,7 @@ def planned(path, agent):
 
 
 def one(case, options):
-    """Runs one scenario in this process; whether it held, and its notes."""
+    """Runs one scenario in this process; how it ended, and its notes."""
     began = cluster.now()
     story = []
 
@@ -67,7 +71,7 @@ def one(case, options):
         run.execute()
         took = cluster.now() - began
         print(f"ok      {case.name:28} {case.agent:8} {took:6.1f}s  {', '.join(run.notes)}", flush=True)
-        return True, run.notes
+        return HELD, run.notes
     except BaseException as error:
         took = cluster.now() - began
         text = str(error) if isinstance(error, cluster.LabError) else "".join(traceback.format_exception(error))
@@ -77,7 +81,7 @@ def one(case, options):
             keep(run, os.path.join(options.logs, case.name))
         if isinstance(error, KeyboardInterrupt):
             raise
-        return False, run.notes
+        return BROKEN if isinstance(error, cluster.BrokenPromise) else FAILED, run.notes
     finally:
         run.close()
 
@@ -96,15 +100,14 @@ def child(case, options, results):
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
-        code = 1
+        code = STOPPED
         try:
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
-            held, notes = one(case, options)
-            code = 0 if held else 1
-            results.write(json.dumps([case.name, case.agent, held, notes]) + "\n")
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
+            code, notes = one(case, options)
+            results.write(json.dumps([case.name, case.agent, code == HELD, notes]) + "\n")
             results.flush()
         except BaseException:
-            code = 130
+            code = STOPPED
         finally:
             sys.stdout.flush()
             os._exit(code)
@@ -112,18 +115,18 @@ def child(case, options, results):
 
 
 def all_of(cases, options, results):
-    """Runs all, `-j` at a time; returns the names that failed."""
+    """Runs all, `-j` at a time; returns the ones that failed, each with its exit code."""
     waiting, running, failed = list(cases), {}, []
     try:
         while waiting or running:
             while waiting and len(running) < options.j:
                 case = waiting.pop(0)
-                running[child(case, options, results)] = case.name
+                running[child(case, options, results)] = case
             pid, status = os.wait()
             if pid in running:
-                name = running.pop(pid)
+                case = running.pop(pid)
                 if status != 0:
-                    failed.append(name)
+                    failed.append((case, os.waitstatus_to_exitcode(status)))
     except BaseException:
         for pid in running:
             os.kill(pid, signal.SIGTERM)
@@ -131,6 +134,20 @@ def all_of(cases, options, results):
             os.waitpid(pid, 0)
         raise
     return failed
+
+
+def again(failed, options, results):
+    """A second try, alone, for scenarios that a busy machine may have failed; returns what failed for good.
+
+    A broken promise gets none; nor does anything when so many failed that it is not the machine.
+    """
+    if len(failed) > options.again or any(code != FAILED for _, code in failed):
+        return failed
+    cases = [case for case, _ in failed]
+    for case in cases:
+        print(f"again   {case.name:28} {case.agent:8} a second try, alone", flush=True)
+    options.j = 1
+    return all_of(cases, options, results)
 
 
 def table(results):
@@ -158,7 +175,7 @@ def main():
     if os.geteuid() != 0:
         print("the lab makes network namespaces: run it as root", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     cluster.sweep()
     cases = chosen(options)
     skipped = [c for c in cases if c.agent in c.skips]
@@ -168,10 +185,10 @@ def main():
     began = time.monotonic()
     cases = [case for case in cases for _ in range(options.repeat)]
     with tempfile.TemporaryFile("a+") as results:
-        failed = all_of(cases, options, results)
+        failed = again(all_of(cases, options, results), options, results)
         if options.repeat > 1:
             table(results)
-    print(f"{time.monotonic() - began:.0f} s" + (f", failed: {' '.join(sorted(set(failed)))}" if failed else ""))
+    print(f"{time.monotonic() - began:.0f} s" + (f", failed: {' '.join(sorted({case.name for case, _ in failed}))}" if failed else ""))
     print(f"{len(cases) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 

@@ -87,7 +87,7 @@ class VipWords:
         both = vipwatch.shared(self.vip_spans((role or "primary").strip()))
         self.notes.append(f"both {both:.3f}s")
         if both > 0:
-            raise lab.LabError(f"for {both:.3f} s two live boxes had the address:\n" + open(self.cluster.watch).read())
+            raise lab.BrokenPromise(f"for {both:.3f} s two live boxes had the address:\n" + open(self.cluster.watch).read())
 
     @command(r"expect vip stayed on (?P<who>\w+)")
     def do_vip_stayed(self, who):

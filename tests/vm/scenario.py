@@ -22,6 +22,10 @@ class VmError(Exception):
     """Why a scenario does not hold."""
 
 
+class BrokenPromise(VmError):
+    """A machine that lived longer than its lease: what no second try excuses."""
+
+
 class Scenario:
     """A parsed script."""
 
@@ -141,7 +145,7 @@ class Check:
             raise VmError("the store never had a leader's lease")
         self.notes.append(f"{end - event.at:.1f} s before the lease ended")
         if event.at >= end:
-            raise VmError(f"the reset came {event.at - end:.1f} s after the lease had ended in the store")
+            raise BrokenPromise(f"the reset came {event.at - end:.1f} s after the lease had ended in the store")
 
     def wanted(self):
         """The next expectation in words."""

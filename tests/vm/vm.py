@@ -32,6 +32,7 @@ def arguments():
     parser.add_argument("--only", choices=[machine.name for machine in MACHINES], action="append", help="only this machine")
     parser.add_argument("-k", default="", help="only scenarios whose name matches this regular expression")
     parser.add_argument("-j", type=int, default=3, help="how many guests at a time: they mostly wait")
+    parser.add_argument("--again", type=int, default=0, metavar="N", help="up to N failed scenarios get a second try, alone; never one that broke a promise")
     parser.add_argument("-v", action="store_true", help="print what every guest says")
     parser.add_argument("--no-build", action="store_true", help="take the binaries in .cache/bin/vm as they are")
     return parser.parse_args()
@@ -76,13 +77,14 @@ def files(machine, case):
 
 
 def run(machine, made, case, options):
-    """One scenario on one machine; (machine, scenario, held, seconds, text)."""
+    """One scenario on one machine; (machine, scenario, held, seconds, text, may be tried again)."""
     label = f"{machine.name}/{case.name}"
     initrd = tempfile.NamedTemporaryFile(prefix="vm-initrd-", dir=CACHE)
     made.initrd(initrd.name, files(machine, case), "agent" in case.needs)
     story = []
     append = f"vm.scenario={case.name} {case.kernel.format(driver=machine.driver)}"
     began = time.monotonic()
+    excusable = True
     try:
         with initrd, store.needed("store" in case.needs) as etcd:
             append += f" vm.port={etcd.port if etcd else 0}"
@@ -91,12 +93,12 @@ def run(machine, made, case, options):
                 watch(box, case, check, lambda event: tell(story, label, event, options.v))
         held, why = True, ", ".join(check.notes)
     except scenario.VmError as error:
-        held, why = False, str(error)
+        held, why, excusable = False, str(error), not isinstance(error, scenario.BrokenPromise)
     took = time.monotonic() - began
     say(f"{'ok     ' if held else 'FAILED '} {machine.name:8} {case.name:20} {took:6.1f}s  {why}")
     if not held and not options.v:
         say("\n".join(story[-60:]))
-    return machine.name, case.name, held, took, why
+    return machine.name, case.name, held, took, why, excusable
 
 
 def tell(story, label, event, aloud):
@@ -117,10 +119,20 @@ def watch(box, case, check, tell_it):
         check.see(event)
 
 
+def again(results, runs, options):
+    """A second try, alone, for what a busy machine may have failed: `runs` are the arguments of `run`, in the order of the results."""
+    failed = [index for index, result in enumerate(results) if not result[2]]
+    if len(failed) > options.again or not all(results[index][5] for index in failed):
+        return
+    for index in failed:
+        say(f"again   {results[index][0]:8} {results[index][1]:20} a second try, alone")
+        results[index] = run(*runs[index], options)
+
+
 def table(results):
     """What was measured, one machine below the other."""
     print("\nmeasured (seconds, this machine's clock):")
-    for machine, name, held, _, why in sorted(results, key=lambda result: (result[1], result[0])):
+    for machine, name, held, _, why, _ in sorted(results, key=lambda result: (result[1], result[0])):
         if held and why:
             print(f"  {name:16} {machine:8} {why}")
 
@@ -137,12 +149,15 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(1) as builder, concurrent.futures.ThreadPoolExecutor(options.j) as pool:
         ready = [(machine, builder.submit(build, machine, any("agent" in case.needs for case in cases)) if not options.no_build else None,
                   pool.submit(prepare, machine)) for machine in machines]
-        running = []
+        runs, running = [], []
         for machine, built, made in ready:
             if built:
                 built.result()
-            running += [pool.submit(run, machine, made.result(), case, options) for case in cases if case.runs_on(machine)]
+            mine = [(machine, made.result(), case) for case in cases if case.runs_on(machine)]
+            runs += mine
+            running += [pool.submit(run, *what, options) for what in mine]
         results = [one.result() for one in running]
+    again(results, runs, options)
     table(results)
     failed = [result for result in results if not result[2]]
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
