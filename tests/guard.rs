@@ -79,7 +79,8 @@ impl Bench {
     /// A server process: a shell with children in the data directory and without a terminal.
     fn server(&self, script: &str) -> Child {
         let mut command = Command::new("setsid");
-        command.args(["sh", "-c", script]).current_dir(self.dir.path()).stdin(Stdio::null());
+        // A shell cannot trap what it was started to ignore, as everything is that another shell put in the background.
+        command.args(["env", "--default-signal", "sh", "-c", script]).current_dir(self.dir.path()).stdin(Stdio::null());
         let child = command.spawn().unwrap();
         until("the server runs", || self.alive() >= 2);
         child
