@@ -1,10 +1,11 @@
 //! The distributed configuration store: key names and documents as Patroni writes them, and the etcd v3 client.
 //!
-//! [`keys`] and [`documents`] are pure; [`etcd`] does the talking.
+//! [`keys`] and [`documents`] are pure; [`etcd`] does the talking. [`embedded`] is the store itself, without I/O; nothing uses it yet.
 
 use std::path::PathBuf;
 
 pub mod documents;
+pub mod embedded;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod keys;

@@ -347,7 +347,7 @@ impl<'a> Lines<'a> {
 }
 
 /// CRC-32C (Castagnoli) as PostgreSQL computes it. Bit by bit: 300 bytes now and then need no table.
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {
         crc ^= u32::from(*byte);
