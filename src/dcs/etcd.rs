@@ -25,13 +25,13 @@ use self::fault::{judge, Fault, CONNECT};
 use self::lease::Keeper;
 use super::documents::{self, Entry};
 use super::keys::{Key, Keys};
+use super::write::Memory;
 use super::Error;
 use crate::clock;
 use crate::config::types::EtcdConfig;
 use crate::ha::action::StoreRequest;
 use crate::ha::input::{DcsFailure, StoreOutcome};
 use crate::ha::types::{LeaseId, MemberName, Revision};
-use crate::ha::view::ClusterStatus;
 
 /// Between two questions to servers that have no leader.
 const ELECTION_PAUSE: Duration = Duration::from_millis(100);
@@ -61,12 +61,7 @@ struct State {
     /// Counts connections, so that a late failure of an old one does not close its successor.
     generation: u64,
     keeper: Option<Keeper>,
-    /// The lease that was granted, renewed or used last.
-    lease: Option<LeaseId>,
-    /// Store revision of the latest answer; 0 before the first.
-    seen: i64,
-    /// `/status` as last read or written, for the release.
-    status: Option<ClusterStatus>,
+    memory: Memory,
     /// What was wrong with the documents at the last read, so that it is logged once.
     problems: Vec<String>,
 }
@@ -174,7 +169,7 @@ impl Inner {
         });
         let parsed = documents::parse(&self.keys, entries, revision, read_at);
         let mut state = self.state();
-        state.status = Some(parsed.view.status.clone());
+        state.memory.status = Some(parsed.view.status.clone());
         if state.problems != parsed.problems {
             for problem in parsed.problems.iter().filter(|problem| !state.problems.contains(problem)) {
                 log::warn!("etcd key {problem}");
@@ -188,9 +183,9 @@ impl Inner {
     fn saw(&self, header: Option<&ResponseHeader>) -> Revision {
         let mut state = self.state();
         if let Some(header) = header {
-            state.seen = header.revision();
+            state.memory.seen = header.revision();
         }
-        Revision(state.seen)
+        Revision(state.memory.seen)
     }
 
     /// Runs `call` at the current endpoint, then at the others, until one answers or `end` comes. A connection that worked before gets half of

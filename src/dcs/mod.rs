@@ -13,6 +13,7 @@ mod render;
 #[cfg(feature = "etcd")]
 pub(crate) mod srv;
 mod walltime;
+mod write;
 
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;

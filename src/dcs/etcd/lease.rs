@@ -38,7 +38,7 @@ impl Inner {
         let granted = answer.await?.value;
         self.saw(granted.header());
         let lease = LeaseId(granted.id());
-        self.state().lease = Some(lease);
+        self.state().memory.lease = Some(lease);
         Ok(StoreOutcome::Lease { lease, ttl: seconds_to_millis(granted.ttl()) })
     }
 
@@ -48,12 +48,12 @@ impl Inner {
         let mut state = self.state();
         match answer.value {
             Renewal::Alive(ttl) => {
-                state.lease = Some(lease);
+                state.memory.lease = Some(lease);
                 Ok(StoreOutcome::Lease { lease, ttl: seconds_to_millis(ttl) })
             }
             Renewal::Gone => {
-                if state.lease == Some(lease) {
-                    state.lease = None;
+                if state.memory.lease == Some(lease) {
+                    state.memory.lease = None;
                 }
                 Ok(StoreOutcome::LeaseGone)
             }
