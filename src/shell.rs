@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock;
 use crate::config;
 use crate::config::types::{Config, Effective, PostgresConfig};
-use crate::dcs::etcd::EtcdStore;
+use crate::dcs::Store;
 use crate::guard::link::GuardLink;
 use crate::ha::action::{Action, Reply, Task};
 use crate::ha::input::{Command, Input, Signal, StoreOutcome};
@@ -51,9 +51,6 @@ pub enum Error {
     /// The REST API cannot listen.
     #[error(transparent)]
     Http(#[from] http::Error),
-    /// There is no store section.
-    #[error("no store is configured: an etcd3 section (or PATRONI_ETCD3_HOSTS) is needed")]
-    NoStore,
     /// A virtual IP cannot be managed.
     #[error("vip: {0}")]
     Vip(#[from] mastiff_vip::Error),
@@ -73,7 +70,6 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         match self {
-            Error::NoStore => EXIT_CONFIG,
             Error::NameInUse(_) => EXIT_NAME_IN_USE,
             Error::Vip(_) | Error::NoProgram(_) | Error::Store(_) | Error::Http(_) | Error::Setup(_) => EXIT_UNAVAILABLE,
         }
@@ -85,7 +81,7 @@ struct Shell {
     config: Config,
     reload: Reload,
     machine: Machine,
-    store: EtcdStore,
+    store: Store,
     postgres: Postgres,
     guard: GuardLink,
     postgres_config: PostgresConfig,
@@ -159,9 +155,6 @@ impl Shell {
         inputs: mpsc::UnboundedSender<Input>,
         commands: mpsc::Sender<http::Request>,
     ) -> Result<Shell, Error> {
-        let etcd = config.etcd.as_ref().ok_or(Error::NoStore)?;
-        let me = crate::ha::types::MemberName(config.name.clone());
-        let store = EtcdStore::new(etcd, &config.namespace, &config.scope, &me)?;
         let cached = data_dir(&config).and_then(|dir| config::read_cache(&dir)).map(serde_json::Value::Object);
         let mut effective = config.effective(cached.as_ref());
         say_warnings(&effective);
@@ -178,6 +171,7 @@ impl Shell {
             Ok(server) => server,
             Err(error) => return Err(explain_busy_port(&config, &effective, &members, error).await),
         };
+        let store = Store::open(&config, &effective.postgres.data_dir, effective.ha.ttl)?;
         let watchdog = Watchdog::new(&effective.watchdog, effective.ha.watchdog.mode, notify::watchdog_time());
         let guard = GuardLink::new(&effective.postgres.data_dir, &config.scope, &config.name, inputs.clone());
         // A seed that differs between boxes: their announcements shall not beat in time.
@@ -393,6 +387,7 @@ impl Shell {
             self.ready = true;
             notify::ready();
         }
+        self.store.set_burden(snapshot.is_leader);
         let seen_at = snapshot.node.as_ref().map_or(Instant(0), |node| node.observed_at);
         self.published.store(snapshot);
         let waiting = std::mem::take(&mut self.refreshers);

@@ -57,6 +57,8 @@ pub struct Config {
     pub ctl: CtlConfig,
     /// `etcd3` (or `etcd`, which is read the same way and spoken to as v3).
     pub etcd: Option<EtcdConfig>,
+    /// `raft`: the embedded store, which is used where no other one is named.
+    pub raft: RaftConfig,
     /// `postgresql` of the file, before the dynamic configuration is merged in.
     pub postgresql: PostgresStatic,
     /// `bootstrap`.
@@ -172,6 +174,21 @@ pub struct EtcdConfig {
     pub cert: Option<PathBuf>,
     /// Its key.
     pub key: Option<PathBuf>,
+}
+
+/// `raft`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RaftConfig {
+    /// `self_addr`: where the other boxes reach this one. Without it this box is alone.
+    pub address: Option<HostPort>,
+    /// `bind_addr`: where it listens; `self_addr` where absent.
+    pub bind: Option<HostPort>,
+    /// `partner_addrs`.
+    pub partners: Vec<HostPort>,
+    /// `data_dir`; beside PostgreSQL's where absent.
+    pub data_dir: Option<PathBuf>,
+    /// `password`.
+    pub password: Option<Secret>,
 }
 
 /// Endpoints from DNS.

@@ -9,11 +9,11 @@ use super::lines::dotted;
 use super::read::{options, Reader};
 use super::tags;
 use super::types::{
-    BootstrapConfig, Config, CtlConfig, EtcdConfig, HostPort, LogConfig, PostgresStatic, RestConfig, SrvConfig, VipSettings,
+    BootstrapConfig, Config, CtlConfig, EtcdConfig, HostPort, LogConfig, PostgresStatic, RaftConfig, RestConfig, SrvConfig, VipSettings,
     WatchdogSettings,
 };
 use super::units::{as_list, as_text, host_port, hosts_and_port};
-use super::{vip, watchdog, Diagnostic, Severity};
+use super::{docs, vip, watchdog, Diagnostic, Severity};
 use crate::ha::config::WatchdogConfig;
 
 /// Stores that Patroni knows and this agent does not.
@@ -34,6 +34,7 @@ pub(crate) fn validate(sources: &Sources, env: &BTreeMap<String, String>) -> (Co
         build.say(Severity::Error, "scope", "must not contain a slash: it is one level of the store's keys");
     }
     let etcd = build.store();
+    let raft = build.raft(etcd.is_some());
     let section = build.postgresql(&name, env);
     let bootstrap = build.bootstrap();
     build.tags();
@@ -47,6 +48,7 @@ pub(crate) fn validate(sources: &Sources, env: &BTreeMap<String, String>) -> (Co
         restapi,
         ctl,
         etcd,
+        raft,
         postgresql: PostgresStatic { section },
         bootstrap,
         watchdog,
@@ -172,13 +174,11 @@ impl Build<'_> {
         let sections: Vec<&str> = ["etcd3", "etcd"].into_iter().filter(has).collect();
         let others: Vec<&str> = OTHER_STORES.into_iter().filter(has).collect();
         let Some(section) = sections.first() else {
-            if self.root.get("raft").is_some() {
-                self.say(Severity::Error, "raft", "the embedded store is not in this build yet; configure etcd3");
-            } else if let Some(other) = others.first() {
-                self.say(Severity::Error, other, "this store is not supported; supported is etcd v3 (section etcd3 or etcd)");
-            } else {
-                self.say(Severity::Error, "etcd3", "no store is configured; supported is etcd v3: etcd3: {hosts: \"host:2379,…\"}");
+            if let Some(other) = others.first() {
+                let message = "this store is not supported; supported are etcd v3 (section etcd3 or etcd) and the embedded store (section raft, or none)";
+                self.say(Severity::Error, other, message);
             }
+            self.misspelt_store();
             return None;
         };
         if sections.len() > 1 {
@@ -192,6 +192,49 @@ impl Build<'_> {
             self.say(Severity::Warning, &format!("{section}.key"), "has no effect without cert");
         }
         Some(config)
+    }
+
+    /// A box whose store is misspelt must not found one of its own.
+    fn misspelt_store(&mut self) {
+        let stores = ["etcd", "etcd3", "raft"];
+        let meant = |name: &String| {
+            let path = [name.clone()];
+            docs::find(&path).is_none() && docs::nearest(&path).is_some_and(|near| stores.contains(&near.as_str()))
+        };
+        for name in self.sources.value.keys().filter(|name| meant(name)) {
+            let message = "is not known, and no store is configured: a store of this box's own would be made";
+            self.found.push(self.sources.diagnostic(Severity::Error, &dotted(name), message));
+        }
+    }
+
+    /// The embedded store. `other`: another one is used.
+    fn raft(&mut self, other: bool) -> RaftConfig {
+        let section = self.root.section("raft");
+        if other {
+            if self.root.get("raft").is_some() {
+                self.say(Severity::Note, "raft", "not used: etcd is");
+            }
+            return RaftConfig::default();
+        }
+        let mut partners = Vec::new();
+        for partner in section.list("partner_addrs").unwrap_or_default() {
+            match host_port(&partner, None) {
+                Ok(address) => partners.push(address),
+                Err(why) => {
+                    self.say(Severity::Error, "raft.partner_addrs", format!("'{}' is not host:port: {why}", partner.escape_debug()))
+                }
+            }
+        }
+        if !partners.is_empty() {
+            self.say(Severity::Error, "raft.partner_addrs", "not in this build yet: one box alone, or configure etcd3");
+        }
+        RaftConfig {
+            address: section.address("self_addr", None),
+            bind: section.address("bind_addr", None),
+            partners,
+            data_dir: section.path("data_dir"),
+            password: section.secret("password"),
+        }
     }
 
     /// Checks the section and returns it with the old places of its keys moved and `pgpass` filled in.

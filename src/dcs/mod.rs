@@ -1,6 +1,7 @@
 //! The distributed configuration store: key names and documents as Patroni writes them, and the etcd v3 client.
 //!
-//! [`keys`] and [`documents`] are pure; [`etcd`] does the talking. [`embedded`] is the store itself, without I/O; nothing uses it yet.
+//! [`keys`] and [`documents`] are pure; [`etcd`] does the talking. [`embedded`] is a store of our own,
+//! for boxes that have no etcd.
 
 use std::path::PathBuf;
 
@@ -12,17 +13,22 @@ pub mod keys;
 mod render;
 #[cfg(feature = "etcd")]
 pub(crate) mod srv;
+mod store;
 mod walltime;
 mod write;
 
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use render::{failover as render_failover, history as render_history, status as render_status};
+pub use store::Store;
 pub use walltime::{format_wall, parse_wall, BadTime};
 
 /// Why a store cannot be set up from its configuration. Nothing was sent anywhere yet.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The embedded store cannot be used.
+    #[error(transparent)]
+    Embedded(#[from] embedded::store::Error),
     /// The list of endpoints is empty.
     #[error("etcd: no endpoint is configured (set etcd3.host, etcd3.hosts or etcd3.srv)")]
     NoEndpoint,

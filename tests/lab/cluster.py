@@ -154,6 +154,16 @@ class Box:
         """True, False, or None when it does not say."""
         return {"t": True, "f": False}.get(self.value("select pg_is_in_recovery()"))
 
+    def store(self):
+        """The part of the configuration that names the store: none for a box alone with its own."""
+        others = [box.address for box in self.cluster.boxes.values() if box is not self]
+        if self.cluster.embedded and not others:
+            return {}
+        if self.cluster.embedded:
+            return {"raft": {"self_addr": f"{self.address}:7000", "partner_addrs": [f"{other}:7000" for other in others],
+                             "password": "a secret of the lab's own"}}
+        return {"etcd3": {"hosts": [f"{box.address}:2379" for box in self.cluster.boxes.values()]}}
+
     def config(self):
         """The agent's configuration file as a tree."""
         cluster = self.cluster
@@ -162,7 +172,7 @@ class Box:
             "namespace": "/service/",
             "name": self.name,
             "restapi": {"listen": "0.0.0.0:8008", "connect_address": f"{self.address}:8008"},
-            "etcd3": {"hosts": [f"{box.address}:2379" for box in cluster.boxes.values()]},
+            **self.store(),
             "bootstrap": {
                 "dcs": json.loads(json.dumps(cluster.dcs)),
                 "initdb": [{"encoding": "UTF8"}, {"locale": "C"}, "data-checksums"],
@@ -208,7 +218,7 @@ class Box:
 
     def start_etcd(self):
         """Starts the member; its data survive a power loss."""
-        if self.etcd and self.cluster.alive(self.etcd):
+        if self.cluster.embedded or (self.etcd and self.cluster.alive(self.etcd)):
             return
         peers = ",".join(f"{box.name}=http://{box.address}:2380" for box in self.cluster.boxes.values())
         self.etcd = self.cluster.spawn(self.name, [
@@ -253,7 +263,7 @@ class Cluster:
 
     count = 0
 
-    def __init__(self, size=3, agents="patroni", dcs=None, changes=None, vips=(), networks=1):
+    def __init__(self, size=3, agents="patroni", dcs=None, changes=None, vips=(), networks=1, embedded=False):
         Cluster.count += 1
         self.prefix = f"{net.PREFIX}{os.getpid()}{string.ascii_lowercase[(Cluster.count - 1) % 26]}"
         base = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
@@ -277,6 +287,7 @@ class Cluster:
         self.pending = b""
         self.writers = []
         self.etcd_options = []
+        self.embedded = embedded
         self.vips = list(vips)
         self.vip_nets = ["10.78.0.0/24", "fd77::/64", "fd78::/64"] if self.vips else []
         self.programs = {}

@@ -122,9 +122,9 @@ class Run(vipwords.VipWords):
 
     @command(r"cluster (?P<size>\d)(?P<options>( \S+=\S+)*)")
     def do_cluster(self, size, options):
-        """cluster N [KEY=JSON...] [agents=A,B] [start=none|etcd|first] [networks=2] [vip=ADDRESS[/PREFIX]] [standby-vip=ADDRESS]: boxes, etcd, agents;
+        """cluster N [KEY=JSON...] [agents=A,B] [start=none|etcd|first] [networks=2] [store=embedded] [vip=ADDRESS[/PREFIX]] [standby-vip=ADDRESS]: boxes, etcd, agents;
       KEY is a dynamic setting (dotted); the virtual addresses are on the last network (10.77.0.0/24 and fd77::/64, the second one 10.78 and fd78)"""
-        dcs, agents, start, vips, networks = {}, self.agent, "all", [], 1
+        dcs, agents, start, vips, networks, embedded = {}, self.agent, "all", [], 1, False
         for word in shlex.split(options):
             key, _, value = word.partition("=")
             if key in ("vip", "standby-vip"):
@@ -132,6 +132,9 @@ class Run(vipwords.VipWords):
                 continue
             if key == "networks":
                 networks = int(value)
+                continue
+            if key == "store":
+                embedded = value == "embedded"
                 continue
             if key == "agents":
                 agents = "patroni" if self.agent == "patroni" else value
@@ -144,7 +147,7 @@ class Run(vipwords.VipWords):
                     dcs[key] = value
         for vip in vips:
             vip["interface"] = f"eth{networks - 1}"
-        self.cluster = lab.Cluster(int(size), agents=agents, dcs=dcs, vips=vips, networks=networks)
+        self.cluster = lab.Cluster(int(size), agents=agents, dcs=dcs, vips=vips, networks=networks, embedded=embedded)
         boxes = list(self.cluster.boxes.values())
         if start != "none":
             for box in boxes:

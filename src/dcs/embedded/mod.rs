@@ -1,8 +1,12 @@
 //! The embedded store: a small replicated key-value store with leases inside the agent, for boxes that have no etcd.
 //!
-//! What is here does no I/O, as the core does none: bytes, times and requests come in, bytes and answers go out. So the simulator runs it as it is.
+//! [`disk`] and [`store`] do the I/O. Everything else does none, as the core does none: bytes, times and requests come in, bytes and answers go out, so
+//! the simulation runs it as it is.
 
 pub mod codec;
+pub mod disk;
+mod driver;
+pub mod founding;
 pub mod gate;
 pub mod journal;
 pub mod log;
@@ -10,4 +14,5 @@ pub mod node;
 pub mod proto;
 pub mod request;
 pub mod state;
+pub mod store;
 pub mod txn;

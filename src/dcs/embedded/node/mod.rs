@@ -190,6 +190,11 @@ impl Node {
             out: Vec::new(),
         };
         node.draw_timeout();
+        if node.raft.store().members.voters == [node.id()] {
+            // Nobody else could lead the log, so nobody is waited for.
+            let _ = node.raft.campaign();
+            node.turn(now);
+        }
         Ok(node)
     }
 
