@@ -44,3 +44,4 @@ pub mod tools;
 pub mod vips;
 pub mod wake;
 pub mod watchdog;
+pub mod witness;

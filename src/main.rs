@@ -11,7 +11,8 @@ use mastiff::{log as logging, shell, tools};
 const PATRONI_VERSION: &str = "4.1.5";
 
 /// Mastiff: high availability for PostgreSQL on appliances. Runs the agent with the configuration in CONFIG (a YAML file or a
-/// directory of them; PATRONI_* and MASTIFF_* variables go over it). `mastiff ctl --help` lists the operator's commands.
+/// directory of them; PATRONI_* and MASTIFF_* variables go over it). `mastiff ctl --help` lists the operator's commands;
+/// `mastiff witness CONFIG` runs a witness, which has a vote in the embedded store and no PostgreSQL.
 #[derive(FromArgs)]
 struct Arguments {
     /// configuration file or directory
@@ -51,6 +52,9 @@ fn main() {
         (_, Some("--launch-postmaster")) => mastiff::postgres::launch::launch_main(&args[1..]),
         _ if mastiff::guard::is_role(&args) => mastiff::guard::process::main(&args[1]),
         ("patronictl", _) => mastiff::ctl::run(&program, &args),
+        (_, Some("witness")) if args.len() == 2 && !args[1].starts_with('-') => {
+            mastiff::witness::run(Some(Path::new(&args[1])), &environment())
+        }
         (_, Some("ctl")) => mastiff::ctl::run("mastiff ctl", &args[1..]),
         _ => agent(&program, &args),
     };

@@ -171,7 +171,7 @@ impl Shell {
             Ok(server) => server,
             Err(error) => return Err(explain_busy_port(&config, &effective, &members, error).await),
         };
-        let store = Store::open(&config, &effective.postgres.data_dir, effective.ha.ttl)?;
+        let store = Store::open(&config, &effective.postgres.data_dir, effective.ha.ttl).await?;
         let watchdog = Watchdog::new(&effective.watchdog, effective.ha.watchdog.mode, notify::watchdog_time());
         let guard = GuardLink::new(&effective.postgres.data_dir, &config.scope, &config.name, inputs.clone());
         // A seed that differs between boxes: their announcements shall not beat in time.

@@ -23,6 +23,7 @@ fn config(dir: &Path) -> Config {
         directory: dir.join("store"),
         own: Place { name: "n1".to_owned(), address: String::new() },
         partners: Vec::new(),
+        network: None,
         ttl: Millis(3_000),
     }
 }
@@ -52,9 +53,9 @@ fn is_done(outcome: &StoreOutcome) -> bool {
 }
 
 /// Opens it again while the thread of the last life may still be letting go of the lock.
-fn open(config: &Config) -> EmbeddedStore {
+async fn open(config: &Config) -> EmbeddedStore {
     for _ in 0..200 {
-        match EmbeddedStore::open(config) {
+        match EmbeddedStore::open(config.clone()).await {
             Ok(store) => return store,
             Err(Error::Disk(mastiff::dcs::embedded::disk::Error::Locked { .. })) => std::thread::sleep(Duration::from_millis(20)),
             Err(error) => panic!("{error}"),
@@ -68,7 +69,7 @@ fn what_was_written_outlives_the_program() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
     let mine = life(async {
-        let store = open(&config);
+        let store = open(&config).await;
         let mine = lease(&store, 30_000).await;
         assert!(is_done(&store.call(StoreRequest::Acquire { lease: mine }, PATIENCE).await));
         assert!(is_done(&store.call(StoreRequest::SetInitialize { id: SystemId(77) }, PATIENCE).await));
@@ -80,7 +81,7 @@ fn what_was_written_outlives_the_program() {
         mine
     });
     life(async {
-        let store = open(&config);
+        let store = open(&config).await;
         let seen = view(&store).await;
         assert_eq!(seen.initialize, Some(Initialize::Done(SystemId(77))));
         assert_eq!(seen.leader.as_ref().map(|leader| leader.lease), Some(mine));
@@ -98,7 +99,7 @@ fn a_lease_ends_by_itself() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
     life(async {
-        let store = open(&config);
+        let store = open(&config).await;
         let (alarm, mut alarms) = tokio::sync::mpsc::channel(1);
         let watched = store.clone();
         tokio::task::spawn_local(async move { watched.watch(alarm).await });
@@ -120,22 +121,22 @@ fn a_file_that_is_in_use_or_damaged_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
     life(async {
-        let store = open(&config);
+        let store = open(&config).await;
         lease(&store, 30_000).await;
-        assert!(matches!(EmbeddedStore::open(&config), Err(Error::Disk(_))));
+        assert!(matches!(EmbeddedStore::open(config.clone()).await, Err(Error::Disk(_))));
         drop(store);
     });
     let path = config.directory.join("store");
     let whole = std::fs::read(&path).unwrap();
     for size in [0, 5, 100, whole.len() - 1] {
         std::fs::write(&path, &whole[..size]).unwrap();
-        let found = life(async { EmbeddedStore::open(&config).err().map(|error| error.to_string()) }).unwrap();
+        let found = life(async { EmbeddedStore::open(config.clone()).await.err().map(|error| error.to_string()) }).unwrap();
         assert!(found.contains("store's file") && found.contains("Nothing was changed"), "{size}: {found}");
         assert_eq!(std::fs::read(&path).unwrap().len(), size);
     }
     std::fs::write(&path, &whole).unwrap();
     std::fs::OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"#", 60).unwrap();
-    let found = life(async { EmbeddedStore::open(&config).err().map(|error| error.to_string()) }).unwrap();
+    let found = life(async { EmbeddedStore::open(config.clone()).await.err().map(|error| error.to_string()) }).unwrap();
     assert!(found.contains("damaged at byte 16"), "{found}");
 }
 
@@ -144,7 +145,7 @@ fn a_disk_that_fails_ends_this_box_and_not_the_program() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
     life(async {
-        let store = open(&config);
+        let store = open(&config).await;
         let mine = lease(&store, 30_000).await;
         std::fs::remove_file(config.directory.join("store")).unwrap();
         let outcome = store.call(StoreRequest::Acquire { lease: mine }, Duration::from_secs(2)).await;

@@ -25,6 +25,7 @@ pub mod units;
 mod validate;
 mod vip;
 mod watchdog;
+pub mod witness;
 pub(crate) mod yaml;
 
 use std::collections::BTreeMap;

@@ -189,6 +189,8 @@ pub struct RaftConfig {
     pub data_dir: Option<PathBuf>,
     /// `password`.
     pub password: Option<Secret>,
+    /// `cafile`, `certfile` and `keyfile`, in place of a password.
+    pub certificates: Option<(PathBuf, PathBuf, PathBuf)>,
 }
 
 /// Endpoints from DNS.

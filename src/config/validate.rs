@@ -25,14 +25,11 @@ const INITDB_NOT_ALLOWED: [&str; 5] = ["pgdata", "nosync", "pwfile", "sync-only"
 
 /// Builds the configuration. Errors are in the list; the configuration means nothing if there are any.
 pub(crate) fn validate(sources: &Sources, env: &BTreeMap<String, String>) -> (Config, Vec<Diagnostic>) {
-    let mut build = Build { sources, root: Reader(Some(&sources.value)), found: Vec::new() };
+    let mut build = Build::new(sources);
     let name = build.name();
     let restapi = build.restapi();
     let ctl = ctl(build.root, restapi.authentication.clone(), restapi.cafile.clone());
-    let scope = build.required("scope").unwrap_or_default();
-    if scope.contains('/') {
-        build.say(Severity::Error, "scope", "must not contain a slash: it is one level of the store's keys");
-    }
+    let scope = build.scope();
     let etcd = build.store();
     let raft = build.raft(etcd.is_some());
     let section = build.postgresql(&name, env);
@@ -66,14 +63,29 @@ pub(crate) fn namespace(root: Reader<'_>) -> String {
     text.split('/').filter(|part| !part.is_empty()).fold(String::new(), |path, part| path + "/" + part)
 }
 
-struct Build<'a> {
+/// The document, and what was found in it.
+pub(crate) struct Build<'a> {
     sources: &'a Sources,
-    root: Reader<'a>,
-    found: Vec<Diagnostic>,
+    pub(crate) root: Reader<'a>,
+    pub(crate) found: Vec<Diagnostic>,
+}
+
+impl<'a> Build<'a> {
+    pub(crate) fn new(sources: &'a Sources) -> Build<'a> {
+        Build { sources, root: Reader(Some(&sources.value)), found: Vec::new() }
+    }
 }
 
 impl Build<'_> {
-    fn say(&mut self, severity: Severity, key: &str, message: impl Into<String>) {
+    pub(crate) fn scope(&mut self) -> String {
+        let scope = self.required("scope").unwrap_or_default();
+        if scope.contains('/') {
+            self.say(Severity::Error, "scope", "must not contain a slash: it is one level of the store's keys");
+        }
+        scope
+    }
+
+    pub(crate) fn say(&mut self, severity: Severity, key: &str, message: impl Into<String>) {
         let found = self.sources.diagnostic(severity, &dotted(key), message);
         self.found.push(found);
     }
@@ -208,7 +220,7 @@ impl Build<'_> {
     }
 
     /// The embedded store. `other`: another one is used.
-    fn raft(&mut self, other: bool) -> RaftConfig {
+    pub(crate) fn raft(&mut self, other: bool) -> RaftConfig {
         let section = self.root.section("raft");
         if other {
             if self.root.get("raft").is_some() {
@@ -225,16 +237,30 @@ impl Build<'_> {
                 }
             }
         }
-        if !partners.is_empty() {
-            self.say(Severity::Error, "raft.partner_addrs", "not in this build yet: one box alone, or configure etcd3");
-        }
-        RaftConfig {
+        let files = [section.path("cafile"), section.path("certfile"), section.path("keyfile")];
+        let has_files = files.iter().any(Option::is_some);
+        let certificates = match files {
+            [Some(ca), Some(cert), Some(key)] => Some((ca, cert, key)),
+            _ => None,
+        };
+        let config = RaftConfig {
             address: section.address("self_addr", None),
             bind: section.address("bind_addr", None),
             partners,
             data_dir: section.path("data_dir"),
-            password: section.secret("password"),
+            password: section.secret("password").filter(|password| !password.0.is_empty()),
+            certificates,
+        };
+        if has_files && config.certificates.is_none() {
+            self.say(Severity::Error, "raft", "certificates need all of cafile, certfile and keyfile");
+        } else if config.address.is_none() && !config.partners.is_empty() {
+            self.say(Severity::Error, "raft.self_addr", "missing: where do the partners reach this box?");
+        } else if config.address.is_some() && config.password.is_none() && config.certificates.is_none() {
+            let message =
+                "missing: boxes of one store need the same secret (openssl rand -hex 16), or certificates (cafile, certfile, keyfile)";
+            self.say(Severity::Error, "raft.password", message);
         }
+        config
     }
 
     /// Checks the section and returns it with the old places of its keys moved and `pgpass` filled in.
@@ -455,7 +481,7 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn log(section: Reader<'_>) -> LogConfig {
+pub(crate) fn log(section: Reader<'_>) -> LogConfig {
     let loggers = section.map("loggers").into_iter().flatten();
     LogConfig {
         json: section.text("type").as_deref() == Some("json"),

@@ -20,7 +20,7 @@ mod write;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use render::{failover as render_failover, history as render_history, status as render_status};
-pub use store::Store;
+pub use store::{witness_store, Store};
 pub use walltime::{format_wall, parse_wall, BadTime};
 
 /// Why a store cannot be set up from its configuration. Nothing was sent anywhere yet.

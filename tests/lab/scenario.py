@@ -154,6 +154,10 @@ class Run(vipwords.VipWords):
                 box.start_etcd()
         if start in ("all", "first"):
             boxes[0].start_agent()
+            # A store inside the agents needs most of them.
+            first, boxes = (boxes[1:], []) if embedded and start == "all" else ([], boxes)
+            for box in first:
+                box.start_agent()
             self.cluster.wait("the first leader", self.cluster.leader, 60)
         if start == "all":
             for box in boxes[1:]:

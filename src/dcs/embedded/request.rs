@@ -30,6 +30,13 @@ pub enum Request {
     Soft(Txn),
     /// A change of the members.
     Members(Vec<Member>),
+    /// A box wants to take part. As what, the Raft leader decides: [`super::founding::admission`].
+    Join {
+        /// Its number.
+        node: u64,
+        /// Where it is.
+        place: Place,
+    },
 }
 
 /// What a box of the store is to be.
@@ -135,6 +142,11 @@ impl Coded for Request {
                 out.u8(6);
                 out.list(members);
             }
+            Request::Join { node, place } => {
+                out.u8(7);
+                out.u64(*node);
+                place.write(out);
+            }
         }
     }
 
@@ -147,6 +159,7 @@ impl Coded for Request {
             4 => Request::Txn(Txn::read(from)?),
             5 => Request::Soft(Txn::read(from)?),
             6 => Request::Members(from.list("members")?),
+            7 => Request::Join { node: from.u64("a box's number")?, place: Place::read(from)? },
             number => return Err(Malformed::Unknown { what: "a request", number }),
         })
     }
@@ -296,6 +309,7 @@ mod tests {
         let requests =
             [Request::Range(Span::prefix("a")), Request::Grant { ttl: 1 }, Request::Renew { lease: 2 }, Request::Revoke { lease: -3 }];
         requests.into_iter().for_each(back_and_forth);
+        back_and_forth(Request::Join { node: 7, place });
         back_and_forth(Request::Txn(Txn::default()));
         back_and_forth(Request::Soft(Txn::default()));
         let found = vec![(b"k".to_vec(), Record { value: b"v".to_vec(), modified: 3, ..Record::default() })];

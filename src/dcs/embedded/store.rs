@@ -9,10 +9,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::disk::{self, Directory};
-use super::driver::{self, Ask, Driver};
+use super::driver::{self, Ask, Driver, Net, Setup};
 use super::founding;
 use super::journal::{Damage, Image, Journal};
+use super::meeting::{self, Meeting};
 use super::node::{self, Node, Standing};
+use super::peers::{self, Hello, Peers, Security, Timeouts, VERSION};
 use super::request::{Answer, Place, Request};
 use super::state::Done;
 use super::txn::{Span, Txn};
@@ -46,8 +48,19 @@ pub struct Config {
     pub own: Place,
     /// Addresses of the other boxes.
     pub partners: Vec<String>,
+    /// Where this box listens for them, and who may connect. `None`: it is alone.
+    pub network: Option<Network>,
     /// Length of a lease as long as the store holds no configuration.
     pub ttl: Millis,
+}
+
+/// A box's end of the network.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// `HOST:PORT` to listen on.
+    pub bind: String,
+    /// Who may connect.
+    pub security: Security,
 }
 
 /// What can be wrong at the start.
@@ -75,6 +88,9 @@ pub enum Error {
         /// What is wrong with it.
         source: node::Error,
     },
+    /// Nobody could reach this box.
+    #[error(transparent)]
+    Peers(#[from] peers::Error),
     /// The system refused a thread or a timer.
     #[error("the store cannot be started: {0}")]
     System(#[from] std::io::Error),
@@ -105,27 +121,39 @@ struct State {
 }
 
 impl EmbeddedStore {
-    /// Opens the file, or makes it, and starts this box's part. Must be called inside a `LocalSet`.
+    /// Opens the file and starts this box's part; where there is no file, the box founds a store, or comes to the one of its partners. Must be called
+    /// inside a `LocalSet`.
     ///
     /// # Errors
-    /// The file or its directory cannot be used.
-    pub fn open(config: &Config) -> Result<EmbeddedStore, Error> {
+    /// The file or its directory cannot be used, or nobody can reach this box.
+    pub async fn open(config: Config) -> Result<EmbeddedStore, Error> {
         let directory = Directory::open(&config.directory)?;
         let seed = seed();
-        let now = clock::now();
-        let (image, journal) = match directory.read()? {
-            Some(bytes) => recover(&directory, &bytes, seed)?,
-            None => found(&directory, config, seed)?,
+        let file = directory.read()?.map(|bytes| recover(&directory, &bytes, seed)).transpose()?;
+        let node = file.as_ref().map_or_else(|| founding::founder(&config.scope, &config.own.address), |(image, _)| image.node);
+        let mut net = match &config.network {
+            Some(network) => Some(listen(&config, network, node).await?),
+            None => None,
         };
-        let path = directory.file();
-        let node = Node::new(image, journal, seed, driver::tick(config.ttl), now).map_err(|source| Error::Content { path, source })?;
-        let keys = Keys::new(&config.namespace, &config.scope);
         let (asks, requests) = mpsc::unbounded_channel();
         let (alarm, alarms) = mpsc::channel(1);
-        let driver = Driver::new(node, directory, keys.clone(), config.me.clone(), requests, alarm, config.ttl)?;
-        tokio::task::spawn_local(driver::run(driver));
-        let alarms = RefCell::new(Some(alarms));
-        let inner = Inner { keys, me: config.me.clone(), asks, alarms, state: RefCell::default(), writing: tokio::sync::Mutex::default() };
+        let keys = Keys::new(&config.namespace, &config.scope);
+        let (me, own, ttl) = (config.me.clone(), config.own.clone(), config.ttl);
+        let setup = Setup { keys: keys.clone(), me: me.clone(), own, asks: requests, alarm, ttl };
+        match (file, net.as_mut()) {
+            (Some((image, journal)), _) => start(image, journal, seed, directory, setup, net)?,
+            (None, None) => {
+                let image = founding::image(node, &founding::voters(&config.scope, &config.own, &[]));
+                let journal = write(&directory, &image, seed)?;
+                start(image, journal, seed, directory, setup, None)?;
+            }
+            // Everybody else may come later than this agent.
+            (None, Some(_)) => {
+                tokio::task::spawn_local(begin(config, seed, directory, setup, net));
+            }
+        }
+        let inner =
+            Inner { keys, me, asks, alarms: RefCell::new(Some(alarms)), state: RefCell::default(), writing: tokio::sync::Mutex::default() };
         Ok(EmbeddedStore { inner: Rc::new(inner) })
     }
 
@@ -174,18 +202,62 @@ fn recover(directory: &Directory, bytes: &[u8], salt: u64) -> Result<(Image, Jou
         return Ok((image, journal));
     }
     log::warn!("store: the last write of an earlier life did not reach the disk; nobody was told that it had");
-    let (journal, op) = Journal::create(&image, salt);
-    directory.carry_out(&op)?;
+    let journal = write(directory, &image, salt)?;
     Ok((image, journal))
 }
 
-fn found(directory: &Directory, config: &Config, salt: u64) -> Result<(Image, Journal), Error> {
-    let voters = founding::voters(&config.scope, &config.own, &config.partners);
-    let image = founding::image(founding::founder(&config.scope, &config.own.address), &voters);
-    let (journal, op) = Journal::create(&image, salt);
+fn write(directory: &Directory, image: &Image, salt: u64) -> Result<Journal, Error> {
+    let (journal, op) = Journal::create(image, salt);
     directory.carry_out(&op)?;
-    log::info!("store: founded in {} with {} voters", directory.file().display(), voters.len());
-    Ok((image, journal))
+    Ok(journal)
+}
+
+async fn listen(config: &Config, network: &Network, node: u64) -> Result<Net, Error> {
+    let hello = Hello {
+        version: VERSION,
+        scope: config.scope.clone(),
+        cluster: 0,
+        node,
+        name: config.own.name.clone(),
+        address: config.own.address.clone(),
+    };
+    let (sender, events) = mpsc::channel(64);
+    let timeouts = Timeouts::default();
+    let start = peers::Config { bind: network.bind.clone(), hello, security: network.security.clone(), timeouts };
+    let peers = Peers::start(start, sender).await?;
+    peers.set_addresses(&config.partners);
+    Ok(Net { peers, events, partners: config.partners.clone() })
+}
+
+fn start(image: Image, journal: Journal, seed: u64, directory: Directory, setup: Setup, net: Option<Net>) -> Result<(), Error> {
+    let path = directory.file();
+    let node = Node::new(image, journal, seed, driver::tick(setup.ttl), clock::now()).map_err(|source| Error::Content { path, source })?;
+    let driver = Driver::new(node, directory, setup, net)?;
+    tokio::task::spawn_local(driver::run(driver));
+    Ok(())
+}
+
+/// The first moments of a box with partners.
+async fn begin(config: Config, seed: u64, directory: Directory, setup: Setup, net: Option<Net>) {
+    let Some(mut net) = net else { return };
+    let voters = founding::voters(&config.scope, &config.own, &config.partners);
+    let founder = founding::founder(&config.scope, &config.own.address);
+    log::info!("store: no file yet: looking for the boxes at {}", config.partners.join(", "));
+    let image = match meeting::meet(&mut net, &voters, founder).await {
+        Meeting::Founders => founding::image(founder, &voters),
+        Meeting::Store => Image { node: seed.max(1), ..Image::default() },
+        Meeting::Nobody => return,
+    };
+    if image.node == founder {
+        log::info!("store: founding one with {} voters", voters.len());
+    } else {
+        log::info!("store: there is one already; asking to take part");
+        net.peers.set_node(image.node);
+    }
+    let started = write(&directory, &image, seed).and_then(|journal| start(image, journal, seed, directory, setup, Some(net)));
+    if let Err(error) = started {
+        log::error!(target: crate::log::CRITICAL, "{error}; this box takes no part in the store until the agent is started again");
+    }
 }
 
 impl Inner {

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use raft::{ReadState, StateRole};
 
 use super::super::codec::Coded;
-use super::super::request::{Answer, Member, Part, Request};
+use super::super::founding;
+use super::super::request::{Answer, Member, Part, Place, Request};
 use super::super::state::{Command, KeyLine, Outcome};
 use super::apply::{Members, Proposal};
 use super::{Node, Note, Output, ELECTION_TICKS};
@@ -154,6 +155,7 @@ impl Node {
             Request::Revoke { lease } => Command::Revoke { lease },
             Request::Txn(txn) => Command::Txn(txn),
             Request::Members(members) => return self.change_members(asker, members),
+            Request::Join { node, place } => return self.admit(asker, node, &place),
             request => return self.queue(now, asker, request),
         };
         let number = self.expect(asker);
@@ -224,7 +226,9 @@ impl Node {
                 }
                 Some(answer)
             }
-            Request::Grant { .. } | Request::Revoke { .. } | Request::Txn(_) | Request::Members(_) => Some(Answer::Busy),
+            Request::Grant { .. } | Request::Revoke { .. } | Request::Txn(_) | Request::Members(_) | Request::Join { .. } => {
+                Some(Answer::Busy)
+            }
         }
     }
 
@@ -236,6 +240,17 @@ impl Node {
         for other in others.into_iter().filter(|_| !lines.is_empty()) {
             self.send(other, Note::Soft(lines.clone()));
         }
+    }
+
+    /// A box wants to take part.
+    fn admit(&mut self, asker: Asker, node: u64, place: &Place) {
+        let store = self.raft.store();
+        let known: Vec<(u64, Place)> = store.state.places().iter().map(|(node, place)| (*node, place.clone())).collect();
+        let changes = founding::admission(&store.members, &known, node, place);
+        if node == 0 || changes.is_empty() {
+            return self.tell(asker, Answer::Done { revision: self.raft.store().state.revision() });
+        }
+        self.change_members(asker, changes);
     }
 
     fn change_members(&mut self, asker: Asker, members: Vec<Member>) {

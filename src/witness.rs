@@ -1,0 +1,64 @@
+//! A box without PostgreSQL that has a vote in the store: `mastiff witness CONFIG`. With two boxes that have one it makes a majority of two possible.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use tokio::signal::unix::{signal, SignalKind};
+
+use crate::config::witness::{load, WitnessConfig};
+use crate::dcs::embedded::store::EmbeddedStore;
+use crate::dcs::witness_store;
+use crate::ha::config::HaConfig;
+use crate::log::CRITICAL;
+use crate::notify;
+use crate::shell::{EXIT_CONFIG, EXIT_UNAVAILABLE};
+
+/// Runs until it is told to stop; the exit code.
+#[must_use]
+pub fn run(path: Option<&Path>, env: &BTreeMap<String, String>) -> i32 {
+    let (config, warnings) = match load(path, env) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("{problem}");
+            }
+            return EXIT_CONFIG;
+        }
+    };
+    if let Err(error) = crate::log::init(&config.log) {
+        eprintln!("cannot start logging: {error}");
+        return EXIT_UNAVAILABLE;
+    }
+    for warning in &warnings {
+        log::warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return EXIT_UNAVAILABLE;
+        }
+    };
+    let ended = tokio::task::LocalSet::new().block_on(&runtime, serve(&config));
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error!(target: CRITICAL, "{error}");
+            EXIT_UNAVAILABLE
+        }
+    }
+}
+
+async fn serve(config: &WitnessConfig) -> Result<(), crate::dcs::embedded::store::Error> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let _store = EmbeddedStore::open(witness_store(config, HaConfig::for_member(&config.name).ttl)).await?;
+    log::info!("witness {} of {}", config.name, config.scope);
+    notify::ready();
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    log::info!("witness: stopping");
+    Ok(())
+}
