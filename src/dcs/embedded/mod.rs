@@ -7,6 +7,7 @@ pub mod gate;
 pub mod journal;
 pub mod log;
 pub mod node;
+pub mod peers;
 pub mod proto;
 pub mod request;
 pub mod state;
