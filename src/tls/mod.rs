@@ -5,11 +5,11 @@
 mod ciphers;
 mod client;
 mod encrypted;
-mod files;
+pub(crate) mod files;
 pub mod postgres;
 mod server;
 mod stream;
-mod verify;
+pub(crate) mod verify;
 mod x509;
 
 use std::path::PathBuf;
@@ -81,7 +81,7 @@ pub enum Error {
 }
 
 /// The one set of algorithms.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(ring::default_provider())))
 }
