@@ -4,6 +4,7 @@
 
 mod clients;
 mod disk;
+mod hostile;
 mod world;
 
 use std::process::ExitCode;
@@ -12,16 +13,20 @@ struct Options {
     first: u64,
     seeds: u64,
     verbose: bool,
+    /// Seeds of [`hostile`], and the first one.
+    hostile: (u64, u64),
 }
 
 fn options() -> Options {
-    let mut found = Options { first: 1, seeds: 20, verbose: false };
+    let mut found = Options { first: 1, seeds: 20, verbose: false, hostile: (1, 400) };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = || words.next().and_then(|text| text.parse().ok()).expect("a number");
         match word.as_str() {
             "--seeds" => found.seeds = number(),
-            "--seed" => (found.first, found.seeds, found.verbose) = (number(), 1, true),
+            "--seed" => (found.first, found.seeds, found.verbose, found.hostile) = (number(), 1, true, (1, 0)),
+            "--hostile" => found.hostile.1 = number(),
+            "--hostile-seed" => (found.hostile, found.seeds) = ((number(), 1), 0),
             "--from" => found.first = number(),
             // What cargo passes to all test programs.
             _ => {}
@@ -33,7 +38,18 @@ fn options() -> Options {
 fn main() -> ExitCode {
     let options = options();
     let began = std::time::Instant::now();
-    let mut failed = 0;
+    let hostile = hostile::run(options.hostile.0, options.hostile.1);
+    println!(
+        "hostile: {} seeds: {} failed; {} notes taken, {} refused, {} steps as the Raft leader in {:.1} s",
+        options.hostile.1,
+        hostile.failed,
+        hostile.taken,
+        hostile.refused,
+        hostile.led,
+        began.elapsed().as_secs_f64()
+    );
+    let began = std::time::Instant::now();
+    let mut failed = hostile.failed;
     let mut sums = [0_u64; 4];
     for seed in options.first..options.first + options.seeds {
         match world::World::new(seed, options.verbose).run() {

@@ -36,6 +36,10 @@ pub struct Report {
 pub struct Dice(u64);
 
 impl Dice {
+    pub fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;
@@ -116,7 +120,7 @@ pub struct World {
 
 impl World {
     pub fn new(seed: u64, verbose: bool) -> World {
-        let mut dice = Dice(seed.wrapping_mul(0x2545_F491_4F6C_DD1D));
+        let mut dice = Dice::new(seed.wrapping_mul(0x2545_F491_4F6C_DD1D));
         let count = usize::try_from([1, 3, 3, 3, 4, 5][usize::try_from(dice.below(6)).unwrap()]).unwrap();
         let ttl = [3_000, 5_000, 10_000][usize::try_from(dice.below(3)).unwrap()];
         let loss = [0, 100, 20][usize::try_from(dice.below(3)).unwrap()];

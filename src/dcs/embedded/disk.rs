@@ -201,7 +201,7 @@ mod tests {
         let image = Image { node: 5, ..Image::default() };
         let (mut journal, op) = Journal::create(&image, 1);
         directory.carry_out(&op).unwrap();
-        directory.carry_out(&journal.append(&Record { term: 9, vote: 5, entries: vec![] }).unwrap()).unwrap();
+        directory.carry_out(&journal.append(&Record { term: 9, vote: 5, ..Record::default() }).unwrap()).unwrap();
         let (_, found, torn) = Journal::recover(&directory.read().unwrap().unwrap()).unwrap();
         assert_eq!((found.tail.term, found.tail.vote, torn), (9, 5, false));
         assert_eq!(std::fs::metadata(directory.file()).unwrap().permissions().mode() & 0o777, 0o600);

@@ -4,16 +4,19 @@
 //! one at every start. So everything is looked at here first. What breaks the form is [`Malformed`], and its sender a broken or hostile one; what is
 //! only out of date is dropped. The list of conditions comes from reading the library and from fuzzing it (docs/decisions.md, 2026-11-21).
 
-use raft::eraftpb::{ConfState, Message, MessageType};
+use raft::eraftpb::{ConfState, EntryType, Message, MessageType};
 use raft::{Raft, StateRole};
 
 use super::codec::{Coded, Malformed};
+use super::journal::Image;
 use super::log::Log;
 use super::proto;
 use super::state::State;
 
 /// Terms and indices stay below: a peer must not be able to use up the numbers.
 const MAX_NUMBER: u64 = 1 << 62;
+/// Boxes in a store, and in a change of its members. Nobody has a tenth of them.
+pub const MAX_MEMBERS: usize = 64;
 /// A term may be so far ahead of ours. Each takes an election.
 const MAX_TERM_STEP: u64 = 1_000_000;
 
@@ -69,6 +72,9 @@ fn numbers(raft: &Raft<Log>, message: &Message) -> Result<(), Malformed> {
 fn entries(message: &Message) -> Result<(), Malformed> {
     let (mut index, mut term) = (message.index, message.log_term);
     for entry in &message.entries {
+        if entry.get_entry_type() == EntryType::EntryConfChange {
+            return Err(Malformed::Invalid("an entry's kind"));
+        }
         let follows = entry.index == index + 1 && entry.term >= term.max(1) && entry.term <= message.term;
         if !follows {
             return Err(Malformed::Invalid("an entry's index or term"));
@@ -100,6 +106,9 @@ fn snapshot(raft: &Raft<Log>, message: &Message) -> Result<bool, Malformed> {
 /// It cannot.
 pub fn members(members: &ConfState) -> Result<(), Malformed> {
     let lists = [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next];
+    if lists.iter().any(|list| list.len() > MAX_MEMBERS) {
+        return Err(Malformed::Long("a membership"));
+    }
     let once = |list: &[u64]| list.iter().enumerate().all(|(at, id)| *id != 0 && !list.iter().take(at).any(|other| other == id));
     let apart = |id: &u64| !members.voters.contains(id) && !members.voters_outgoing.contains(id) && !members.learners_next.contains(id);
     let leaves = |id: &u64| members.voters_outgoing.contains(id) && !members.voters.contains(id);
@@ -109,6 +118,28 @@ pub fn members(members: &ConfState) -> Result<(), Malformed> {
         && members.learners_next.iter().all(leaves)
         && (!members.auto_leave || !members.voters_outgoing.is_empty());
     valid.then_some(()).ok_or(Malformed::Invalid("a membership"))
+}
+
+/// A file that the library can begin with. Its checksums hold; this is about what a liar made a box write, and about mistakes of our own.
+///
+/// # Errors
+/// It cannot.
+pub fn image(image: &Image) -> Result<(), Malformed> {
+    let metadata = image.snapshot.get_metadata();
+    if metadata.index >= MAX_NUMBER || image.tail.term >= MAX_NUMBER || metadata.term > image.tail.term {
+        return Err(Malformed::Invalid("an index or a term"));
+    }
+    if metadata.index > 0 || *metadata.get_conf_state() != ConfState::default() {
+        members(metadata.get_conf_state())?;
+    }
+    let mut term = metadata.term;
+    for entry in &image.tail.entries {
+        if entry.term < term || entry.term > image.tail.term {
+            return Err(Malformed::Invalid("an entry's term"));
+        }
+        term = entry.term;
+    }
+    Ok(())
 }
 
 /// Everything that the library handed out is on the disk: only then may an election begin here.

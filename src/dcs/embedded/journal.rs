@@ -54,6 +54,9 @@ pub struct Record {
     pub term: u64,
     /// For whom this box voted in it; 0: nobody.
     pub vote: u64,
+    /// Up to here entries were known to be agreed upon. A change of members counts from then on, and after a new start, too: who holds the entry of
+    /// the next change must not elect with the members from before the last one. (`docs/decisions.md`, the file)
+    pub commit: u64,
     /// Entries of the log. One with an index that is there already takes its place and ends the log there.
     pub entries: Vec<Entry>,
 }
@@ -163,16 +166,16 @@ impl Journal {
 impl Image {
     /// Adds what a record brought.
     fn extend(&mut self, record: Record) -> Result<(), Malformed> {
-        let first = self.snapshot.get_metadata().index + 1;
+        let first = self.snapshot.get_metadata().index.saturating_add(1);
         for entry in record.entries {
-            let next = first + self.tail.entries.len() as u64;
+            let next = first.saturating_add(self.tail.entries.len() as u64);
             if entry.index < first || entry.index > next {
                 return Err(Malformed::Invalid("the index of an entry"));
             }
             self.tail.entries.truncate(usize::try_from(entry.index - first).unwrap_or(0));
             self.tail.entries.push(entry);
         }
-        (self.tail.term, self.tail.vote) = (record.term, record.vote);
+        (self.tail.term, self.tail.vote, self.tail.commit) = (record.term, record.vote, record.commit);
         Ok(())
     }
 }
@@ -222,11 +225,13 @@ impl Coded for Record {
     fn write(&self, out: &mut Writer) {
         out.u64(self.term);
         out.u64(self.vote);
+        out.u64(self.commit);
         out.list(&self.entries);
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Record { term: from.u64("a term")?, vote: from.u64("a vote")?, entries: from.list("entries")? })
+        let (term, vote, commit) = (from.u64("a term")?, from.u64("a vote")?, from.u64("an index")?);
+        Ok(Record { term, vote, commit, entries: from.list("entries")? })
     }
 }
 
@@ -260,7 +265,7 @@ mod tests {
         let mut snapshot = Snapshot { data: b"state".to_vec(), ..Snapshot::default() };
         snapshot.mut_metadata().index = 5;
         snapshot.mut_metadata().term = 2;
-        Image { node: 9, snapshot, tail: Record { term: 3, vote: 1, entries: vec![entry(6, 2)] } }
+        Image { node: 9, snapshot, tail: Record { term: 3, vote: 1, commit: 5, entries: vec![entry(6, 2)] } }
     }
 
     fn carry_out(file: &mut Vec<u8>, op: FileOp) {
@@ -280,9 +285,9 @@ mod tests {
         carry_out(&mut file, op);
         ends.push(journal.end);
         for record in [
-            Record { term: 4, vote: 0, entries: vec![entry(7, 4), entry(8, 4)] },
-            Record { term: 5, vote: 9, entries: vec![] },
-            Record { term: 6, vote: 2, entries: vec![entry(8, 6)] },
+            Record { term: 4, vote: 0, commit: 6, entries: vec![entry(7, 4), entry(8, 4)] },
+            Record { term: 5, vote: 9, commit: 6, entries: vec![] },
+            Record { term: 6, vote: 2, commit: 7, entries: vec![entry(8, 6)] },
         ] {
             carry_out(&mut file, journal.append(&record).unwrap());
             ends.push(journal.end);
@@ -295,7 +300,7 @@ mod tests {
         let (journal, file, _) = written();
         let (recovered, image, torn) = Journal::recover(&file).unwrap();
         assert_eq!((recovered, torn), (journal, false));
-        assert_eq!(image.tail, Record { term: 6, vote: 2, entries: vec![entry(6, 2), entry(7, 4), entry(8, 6)] });
+        assert_eq!(image.tail, Record { term: 6, vote: 2, commit: 7, entries: vec![entry(6, 2), entry(7, 4), entry(8, 6)] });
         assert_eq!((image.node, image.snapshot.get_metadata().index), (9, 5));
     }
 
@@ -341,7 +346,7 @@ mod tests {
     fn it_says_when_it_is_full() {
         let (mut journal, _) = Journal::create(&image(), 1);
         let mut count = 0;
-        while journal.append(&Record { term: 1, vote: 1, entries: vec![entry(7, 1)] }).is_some() {
+        while journal.append(&Record { term: 1, vote: 1, commit: 6, entries: vec![entry(7, 1)] }).is_some() {
             count += 1;
         }
         assert!((400..1000).contains(&count), "{count} records");

@@ -34,7 +34,9 @@ impl Log {
         let base = (metadata.index, metadata.term);
         // An empty snapshot is the one of a box that was never part of anything.
         let state = if image.snapshot.data.is_empty() { State::default() } else { State::from_bytes(&image.snapshot.data)? };
-        let hard = HardState { term: image.tail.term, vote: image.tail.vote, commit: base.0 };
+        // Not above what is there, whatever the file says.
+        let commit = image.tail.commit.clamp(base.0, base.0 + image.tail.entries.len() as u64);
+        let hard = HardState { term: image.tail.term, vote: image.tail.vote, commit };
         Ok(Log { hard, state, applied: base, members: metadata.get_conf_state().clone(), base, entries: image.tail.entries })
     }
 
@@ -42,7 +44,8 @@ impl Log {
     #[must_use]
     pub fn image(&self, node: u64) -> Image {
         let entries = self.entries.iter().filter(|entry| entry.index > self.applied.0).cloned().collect();
-        Image { node, snapshot: self.image_of_state(), tail: Record { term: self.hard.term, vote: self.hard.vote, entries } }
+        let tail = Record { term: self.hard.term, vote: self.hard.vote, commit: self.hard.commit, entries };
+        Image { node, snapshot: self.image_of_state(), tail }
     }
 
     fn image_of_state(&self) -> Snapshot {

@@ -22,6 +22,8 @@ pub const MAX_KEY: usize = 1024;
 pub const MAX_STATE: usize = 1024 * 1024;
 /// The revisions of a Raft leader begin this far above the log's: soft keys of an earlier one that it never heard of stay below.
 const REVISION_GAP: i64 = 1 << 32;
+/// Revisions stay below, so that none can be used up: with 2^32 for every Raft leader it is far away.
+const MAX_REVISION: i64 = 1 << 62;
 /// Leases at a time.
 pub const MAX_LEASES: usize = 1024;
 
@@ -207,6 +209,7 @@ impl State {
 
     /// Carries out an entry of the log. `number` is the revision that the Raft leader gave it.
     pub fn apply(&mut self, number: i64, command: &Command, changes: &mut Vec<Change>) -> Outcome {
+        let number = if number < MAX_REVISION { number } else { 0 };
         let revision = self.revision.max(number.saturating_sub(1)).saturating_add(1);
         match command {
             Command::Begin { cluster } => {
@@ -331,7 +334,11 @@ impl State {
 
     /// Takes over a soft key as the Raft leader has it. What is older than what is known changes nothing.
     pub fn hear(&mut self, key: Vec<u8>, record: Record) {
-        if record.value.len() > MAX_VALUE || key.len() > MAX_KEY || self.soft_size + record.value.len() + key.len() > 2 * MAX_STATE {
+        if record.modified >= MAX_REVISION
+            || record.value.len() > MAX_VALUE
+            || key.len() > MAX_KEY
+            || self.soft_size + record.value.len() + key.len() > 2 * MAX_STATE
+        {
             return;
         }
         if self.soft.get(&key).is_some_and(|known| known.modified >= record.modified) {

@@ -3,6 +3,7 @@
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Entry, EntryType};
 
 use super::super::codec::{Coded, Malformed, Reader, Writer};
+use super::super::gate;
 use super::super::request::{Answer, Member, Part};
 use super::super::state::{Change, Command, Outcome};
 use super::{Node, Output};
@@ -118,7 +119,7 @@ impl Node {
             // The library's own second step out of a joint membership.
             Some(Proposal { life: 0, number: 0, revision: 0, what: Members::default() })
         } else {
-            Proposal::<Members>::from_bytes(&entry.context).ok()
+            Proposal::<Members>::from_bytes(&entry.context).ok().filter(|proposal| proposal.what.0.len() <= gate::MAX_MEMBERS)
         };
         let Some(proposal) = proposal else {
             log::error!("store: the change of members in entry {} is ignored", entry.index);
@@ -130,9 +131,9 @@ impl Node {
                 store.members = members;
                 store.state.settle(&proposal.what.0);
                 let revision = store.state.revision();
-                // The library does not expect to lead a log that it is no part of.
-                let (id, term) = (self.raft.raft.id, self.raft.raft.term);
-                if self.leads() && self.raft.raft.prs().get(id).is_none() {
+                // The library does not expect to lead a log that it is no part of, and who has no vote should not.
+                let term = self.raft.raft.term;
+                if self.leads() && !self.raft.raft.promotable() {
                     self.raft.raft.become_follower(term, 0);
                 }
                 Answer::Done { revision }

@@ -10,14 +10,18 @@ use raft::{ReadState, StateRole};
 
 use super::super::codec::Coded;
 use super::super::founding;
+use super::super::gate;
 use super::super::request::{Answer, Member, Part, Place, Request};
-use super::super::state::{Command, KeyLine, Outcome};
+use super::super::state::{Command, KeyLine, Outcome, MAX_STATE};
 use super::apply::{Members, Proposal};
 use super::{Node, Note, Output, ELECTION_TICKS};
 use crate::ha::types::{Instant, Millis};
 
 /// Requests that wait, of all boxes together. Above this they are refused: somebody asks more than anybody needs.
 const MAX_WAITING: usize = 1024;
+
+/// The longest request in bytes. An entry has to fit into the file with everything else.
+const MAX_REQUEST: usize = MAX_STATE + 64 * 1024;
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,8 +130,15 @@ impl Node {
         }
     }
 
+    /// An answer from another box. Only the one that was asked last is heard.
+    pub(super) fn told_by(&mut self, from: u64, number: u64, answer: Answer) {
+        if self.asked.get(&number).is_some_and(|asked| asked.sent.is_some_and(|(to, _)| to == from)) {
+            self.told(number, answer);
+        }
+    }
+
     /// An answer for this box.
-    pub(super) fn told(&mut self, number: u64, answer: Answer) {
+    fn told(&mut self, number: u64, answer: Answer) {
         if let Some(asked) = self.asked.remove(&number) {
             self.out.push(Output::Answer { id: asked.id, answer });
         }
@@ -145,6 +156,9 @@ impl Node {
         if !self.leads() || self.desk.waiting() >= MAX_WAITING {
             self.tell(asker, Answer::Busy);
             return;
+        }
+        if request.to_bytes().len() > MAX_REQUEST {
+            return self.tell(asker, Answer::Refused("the request is longer than the store may get".to_owned()));
         }
         if !self.desk.open {
             self.desk.early.push((asker, request, now));
@@ -182,7 +196,9 @@ impl Node {
             self.desk.round += 1;
             self.raft.read_index(self.desk.round.to_le_bytes().to_vec());
         }
-        while let Some(first) = self.desk.queue.front() {
+        loop {
+            self.renumber();
+            let Some(first) = self.desk.queue.front() else { return };
             if first.round > self.desk.confirmed || first.barrier > self.raft.store().applied.0 {
                 return;
             }
@@ -195,6 +211,19 @@ impl Node {
                     return;
                 }
             }
+        }
+    }
+
+    /// Later requests went through the log while a soft write waited for its confirmation. It comes after them: with a number of its own, and when
+    /// all that got a lower one is applied. Else an entry could get a revision that was already read.
+    fn renumber(&mut self) {
+        let seen = self.raft.store().state.revision();
+        if !self.desk.queue.front().is_some_and(|first| matches!(first.request, Request::Soft(_)) && first.revision <= seen) {
+            return;
+        }
+        let (revision, barrier) = (self.next_revision(), self.raft.raft.raft_log.last_index());
+        if let Some(first) = self.desk.queue.front_mut() {
+            (first.revision, first.barrier) = (revision, barrier);
         }
     }
 
@@ -268,6 +297,9 @@ impl Node {
             // Somebody else has to carry this out.
             self.desk.leaving = true;
             return self.tell(asker, Answer::Busy);
+        }
+        if voters.len() > gate::MAX_MEMBERS || members.len() > gate::MAX_MEMBERS {
+            return self.tell(asker, Answer::Refused("a store has at most 64 boxes".to_owned()));
         }
         if voters.is_empty() || members.is_empty() {
             return self.tell(asker, Answer::Refused("somebody has to vote".to_owned()));

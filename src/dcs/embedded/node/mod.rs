@@ -141,6 +141,8 @@ struct Pending {
     number: u64,
     /// A write of the file belongs to it. Without one it waits only for those before it.
     writes: bool,
+    /// The write holds a new term or vote.
+    votes: bool,
     /// What is sent after it.
     messages: Vec<Message>,
 }
@@ -164,14 +166,13 @@ impl Node {
             pre_vote: true,
             ..raft::Config::default()
         };
-        let metadata = image.snapshot.get_metadata();
-        if metadata.index > 0 {
-            gate::members(metadata.get_conf_state())?;
-        }
+        gate::image(&image)?;
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raft = RawNode::new(&config, Log::new(image)?, &logger)?;
         let shape = (raft.raft.term, raft.raft.state);
         let life = random.next();
+        // An answer to a request of an earlier run must not be taken for one to this run's.
+        let next_ask = random.next() >> 1;
         let mut node = Node {
             raft,
             journal,
@@ -185,12 +186,13 @@ impl Node {
             desk: Desk::default(),
             leases: Leases::default(),
             asked: BTreeMap::new(),
-            next_ask: 1,
+            next_ask,
             writes: VecDeque::new(),
             out: Vec::new(),
         };
-        node.draw_timeout();
-        if node.raft.store().members.voters == [node.id()] {
+        // What was agreed upon counts at once, above all who the members are.
+        node.turn(now);
+        if node.raft.store().members.voters == [node.id()] && gate::is_settled(&node.raft.raft) {
             // Nobody else could lead the log, so nobody is waited for.
             let _ = node.raft.campaign();
             node.turn(now);
@@ -300,12 +302,14 @@ impl Node {
                 }
             }
             Note::Ask { number, request } => self.take(now, Asker::Peer { node: from, number }, request),
-            Note::Tell { number, answer } => self.told(number, answer),
-            Note::Soft(lines) => {
+            Note::Tell { number, answer } => self.told_by(from, number, answer),
+            // Whoever leads the log knows them better than anybody else, and tells them to a box only after it is known there that it does.
+            Note::Soft(lines) if self.leader() == Some(from) => {
                 for KeyLine(key, record) in lines {
                     self.raft.mut_store().state.hear(key, record);
                 }
             }
+            Note::Soft(_) => {}
         }
         self.turn(now);
         Ok(())
@@ -344,8 +348,14 @@ impl Node {
 
     fn take_ready(&mut self, now: Instant) {
         let mut ready = self.raft.ready();
-        for message in ready.take_messages() {
-            self.send_raft(message);
+        let votes = ready.hs().is_some_and(|new| (new.term, new.vote) != (self.raft.store().hard.term, self.raft.store().hard.vote));
+        // A Raft leader's entries go out before they are on its own disk. Its term does not: a single voter elects itself without asking anybody,
+        // and after a power cut it would give the same term to other entries.
+        let mut after = ready.take_messages();
+        if !votes && !self.writes.iter().any(|pending| pending.votes) {
+            for message in std::mem::take(&mut after) {
+                self.send_raft(message);
+            }
         }
         let (snapshot, entries) = (ready.snapshot().clone(), ready.take_entries());
         let store = self.raft.mut_store();
@@ -359,10 +369,12 @@ impl Node {
         }
         let (number, writes) = (ready.number(), ready.must_sync());
         let (reads, committed) = (ready.take_read_states(), ready.take_committed_entries());
-        let (now_, after): (Vec<Message>, Vec<Message>) =
-            ready.take_persisted_messages().into_iter().partition(|message| message.get_msg_type() == MessageType::MsgHeartbeatResponse);
-        for message in now_ {
-            self.send_raft(message);
+        for message in ready.take_persisted_messages() {
+            if message.get_msg_type() == MessageType::MsgHeartbeatResponse {
+                self.send_raft(message);
+            } else {
+                after.push(message);
+            }
         }
         self.raft.advance_append_async(ready);
         if !snapshot.is_empty() {
@@ -370,27 +382,29 @@ impl Node {
             self.raft.on_persist_ready(number);
             self.raft.advance_apply_to(snapshot.get_metadata().index);
         }
-        self.persist(number, writes, !snapshot.is_empty(), entries, after);
+        let whole = !snapshot.is_empty();
+        self.persist(Pending { number, writes, votes, messages: after }, whole, entries);
         self.apply(now, committed);
         self.desk.confirm(&reads);
     }
 
-    fn persist(&mut self, number: u64, writes: bool, whole: bool, entries: Vec<raft::eraftpb::Entry>, messages: Vec<Message>) {
-        if !writes && self.writes.is_empty() {
-            for message in messages {
+    fn persist(&mut self, pending: Pending, whole: bool, entries: Vec<raft::eraftpb::Entry>) {
+        let number = pending.number;
+        if !pending.writes && self.writes.is_empty() {
+            for message in pending.messages {
                 self.send_raft(message);
             }
             self.raft.on_persist_ready(number);
             return;
         }
-        if writes {
+        if pending.writes {
             let hard = &self.raft.store().hard;
-            let record = Record { term: hard.term, vote: hard.vote, entries };
+            let record = Record { term: hard.term, vote: hard.vote, commit: hard.commit, entries };
             let op = if whole { None } else { self.journal.append(&record) };
             let op = op.unwrap_or_else(|| self.compact());
             self.out.push(Output::Write { number, op });
         }
-        self.writes.push_back(Pending { number, writes, messages });
+        self.writes.push_back(pending);
     }
 
     /// The file anew, with the state in place of the entries that led to it.

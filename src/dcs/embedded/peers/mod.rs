@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch, Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinHandle};
 
-pub use self::frame::Hello;
+pub use self::frame::{Hello, VERSION};
 use self::identity::Identity;
 use self::link::Link;
 use self::said::Said;
@@ -288,6 +288,14 @@ impl Peers {
                 Ok(()) => link.urgent(frame::hello(&own)),
                 Err(why) => link.close(&why),
             }
+        }
+    }
+
+    /// This box has another number from now on. All connections begin anew.
+    pub fn set_node(&self, node: u64) {
+        self.shared.hello.borrow_mut().node = node;
+        for link in self.shared.links.borrow().values() {
+            link.close("it has another number now");
         }
     }
 

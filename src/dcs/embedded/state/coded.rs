@@ -1,6 +1,6 @@
 //! The state's bytes, in snapshots and on the wire.
 
-use super::{Command, Record, State};
+use super::{Command, Record, State, MAX_REVISION};
 use crate::dcs::embedded::codec::{Coded, Malformed, Reader, Writer};
 use crate::dcs::embedded::request::Place;
 use crate::dcs::embedded::txn::Txn;
@@ -71,6 +71,9 @@ impl Coded for State {
 
     fn read(from: &mut Reader<'_>) -> Result<Self, Malformed> {
         let mut state = State { cluster: from.u64("a cluster")?, revision: from.i64("a revision")?, ..State::default() };
+        if state.revision >= MAX_REVISION {
+            return Err(Malformed::Invalid("a revision"));
+        }
         state.places = from.list::<PlaceLine>("boxes")?.into_iter().map(|line| (line.0, line.1)).collect();
         state.leases = from.list::<LeaseLine>("leases")?.into_iter().map(|line| (line.0, line.1)).collect();
         for KeyLine(key, record) in from.list::<KeyLine>("keys")? {
