@@ -86,9 +86,9 @@ def process_state(pid):
 class Box:
     """One host."""
 
-    def __init__(self, cluster, index):
+    def __init__(self, cluster, index, name=None):
         self.cluster, self.index = cluster, index
-        self.name = f"n{index}"
+        self.name = name or f"n{index}"
         self.address = f"10.77.0.{index}"
         self.dir = os.path.join(cluster.dir, self.name)
         self.data = os.path.join(self.dir, "data")
@@ -156,7 +156,7 @@ class Box:
 
     def store(self):
         """The part of the configuration that names the store: none for a box alone with its own."""
-        others = [box.address for box in self.cluster.boxes.values() if box is not self]
+        others = [box.address for box in self.cluster.voters() if box is not self]
         if self.cluster.embedded and not others:
             return {}
         if self.cluster.embedded:
@@ -237,8 +237,12 @@ class Box:
             self.write_config()
         self.log_mark = os.path.getsize(self.log) if os.path.exists(self.log) else 0
         caps = "+net_admin,+net_raw" if self.cluster.vips and self.capable else None
-        self.agent = self.cluster.spawn(self.name, self.cluster.program(self.agent_kind) + [self.config_file],
+        self.agent = self.cluster.spawn(self.name, self.cluster.program(self.agent_kind) + self.arguments(),
                                         log=self.log, user="postgres", cwd=self.dir, env=self.env, caps=caps)
+
+    def arguments(self):
+        """How the agent is called."""
+        return [self.config_file]
 
     def log_text(self, since_start=False):
         """What agent (and PostgreSQL) said."""
@@ -258,12 +262,28 @@ class Box:
         return tli is not None and here == f"streaming {tli} {leader.address}" and seen == "streaming"
 
 
+class Witness(Box):
+    """A host with a vote in the embedded store and no PostgreSQL."""
+
+    def config(self):
+        """The witness's configuration file as a tree."""
+        tree = {"scope": "lab", "namespace": "/service/", "name": self.name, **self.store()}
+        tree["raft"]["data_dir"] = os.path.join(self.dir, "store")
+        for path, value in self.changes.items():
+            put(tree, path, value)
+        return tree
+
+    def arguments(self):
+        """How the program is called."""
+        return ["witness", self.config_file]
+
+
 class Cluster:
     """Boxes on a switch, a client host, and what happened in them."""
 
     count = 0
 
-    def __init__(self, size=3, agents="patroni", dcs=None, changes=None, vips=(), networks=1, embedded=False):
+    def __init__(self, size=3, agents="patroni", dcs=None, changes=None, vips=(), networks=1, embedded=False, witness=False):
         Cluster.count += 1
         self.prefix = f"{net.PREFIX}{os.getpid()}{string.ascii_lowercase[(Cluster.count - 1) % 26]}"
         base = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
@@ -294,15 +314,24 @@ class Cluster:
         self.journal = os.path.join(self.dir, "writer.log")
         self.nursery = subprocess.Popen([PYTHON, os.path.join(HERE, "nursery.py"), self.prefix, self.dir],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
-        self.switch = net.Switch(self.prefix, [f"n{i}" for i in range(1, size + 1)], networks)
+        names = [f"n{i}" for i in range(1, size + 1)] + (["w"] if witness else [])
+        self.switch = net.Switch(self.prefix, names, networks)
         self.boxes = collections.OrderedDict()
+        self.witness = None
         for index in range(1, size + 1):
             box = Box(self, index)
             self.boxes[box.name] = box
         for box, kind in zip(self.boxes.values(), _kinds(agents, size)):
             box.agent_kind = kind
+        if witness:
+            self.witness = Witness(self, size + 1, "w")
+            self.witness.agent_kind = "mastiff"
         if self.vips:
             self.watch_vips()
+
+    def voters(self):
+        """Who votes in the embedded store."""
+        return [*self.boxes.values(), *([self.witness] if self.witness else [])]
 
     # --- processes ---------------------------------------------------------
 
@@ -575,7 +604,7 @@ class Cluster:
     def close(self):
         """Everything away. The nursery does it, also when this is never called."""
         self.stop_writer()
-        for box in self.boxes.values():
+        for box in self.voters():
             if box.agent and self.alive(box.agent):
                 os.kill(box.agent, signal.SIGKILL)
         try:

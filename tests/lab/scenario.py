@@ -93,6 +93,8 @@ class Run(vipwords.VipWords):
                 found += list(self.cluster.boxes.values())
             elif word in self.cluster.boxes:
                 found.append(self.cluster.boxes[word])
+            elif word == "w" and self.cluster.witness:
+                found.append(self.cluster.witness)
             elif word in self.vars:
                 found += self.vars[word]
             elif word in ("leader", "replica", "others"):
@@ -122,9 +124,9 @@ class Run(vipwords.VipWords):
 
     @command(r"cluster (?P<size>\d)(?P<options>( \S+=\S+)*)")
     def do_cluster(self, size, options):
-        """cluster N [KEY=JSON...] [agents=A,B] [start=none|etcd|first] [networks=2] [store=embedded] [vip=ADDRESS[/PREFIX]] [standby-vip=ADDRESS]: boxes, etcd, agents;
+        """cluster N [KEY=JSON...] [agents=A,B] [start=none|etcd|first] [networks=2] [store=embedded] [witness=w] [vip=ADDRESS[/PREFIX]] [standby-vip=ADDRESS]: boxes, etcd, agents;
       KEY is a dynamic setting (dotted); the virtual addresses are on the last network (10.77.0.0/24 and fd77::/64, the second one 10.78 and fd78)"""
-        dcs, agents, start, vips, networks, embedded = {}, self.agent, "all", [], 1, False
+        dcs, agents, start, vips, networks, embedded, witness = {}, self.agent, "all", [], 1, False, False
         for word in shlex.split(options):
             key, _, value = word.partition("=")
             if key in ("vip", "standby-vip"):
@@ -132,6 +134,9 @@ class Run(vipwords.VipWords):
                 continue
             if key == "networks":
                 networks = int(value)
+                continue
+            if key == "witness":
+                witness = True
                 continue
             if key == "store":
                 embedded = value == "embedded"
@@ -147,7 +152,7 @@ class Run(vipwords.VipWords):
                     dcs[key] = value
         for vip in vips:
             vip["interface"] = f"eth{networks - 1}"
-        self.cluster = lab.Cluster(int(size), agents=agents, dcs=dcs, vips=vips, networks=networks, embedded=embedded)
+        self.cluster = lab.Cluster(int(size), agents=agents, dcs=dcs, vips=vips, networks=networks, embedded=embedded, witness=witness)
         boxes = list(self.cluster.boxes.values())
         if start != "none":
             for box in boxes:
@@ -155,7 +160,7 @@ class Run(vipwords.VipWords):
         if start in ("all", "first"):
             boxes[0].start_agent()
             # A store inside the agents needs most of them.
-            first, boxes = (boxes[1:], []) if embedded and start == "all" else ([], boxes)
+            first, boxes = (self.cluster.voters()[1:], []) if embedded and start == "all" else ([], boxes)
             for box in first:
                 box.start_agent()
             self.cluster.wait("the first leader", self.cluster.leader, 60)
@@ -665,7 +670,7 @@ class Run(vipwords.VipWords):
     def tails(self, lines=40):
         """The last lines of every agent's log, for a failure."""
         parts = []
-        for box in (self.cluster.boxes.values() if self.cluster else []):
+        for box in (self.cluster.voters() if self.cluster else []):
             text = box.log_text().splitlines()
             parts.append(f"--- {box.name} ({box.agent_kind}), last {min(lines, len(text))} of {len(text)} log lines")
             parts += text[-lines:]

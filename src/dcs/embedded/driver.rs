@@ -222,14 +222,8 @@ impl Driver {
     fn heard(&mut self, event: Event) {
         let now = clock::now();
         match event {
-            Event::Connected { hello } => {
-                log::info!("store: {} is connected", hello.name);
-                self.node.connected(hello.node);
-            }
-            Event::Lost { node } => {
-                log::info!("store: {} is not connected any more", self.name(node));
-                self.node.unreachable(now, node);
-            }
+            Event::Connected { hello } => self.node.connected(hello.node),
+            Event::Lost { node } => self.node.unreachable(now, node),
             Event::Note { from, note } => {
                 if let Err(error) = self.node.hear(now, from, note) {
                     log::warn!("store: {} sent what no box sends: {error}; the connection is closed", self.name(from));
@@ -238,7 +232,7 @@ impl Driver {
                     }
                 }
             }
-            // The transport has said so.
+            // The transport has said so, as it says who comes and goes.
             Event::Refused { .. } => {}
         }
     }
