@@ -14,7 +14,7 @@ use super::founding;
 use super::journal::{Damage, Image, Journal};
 use super::meeting::{self, Meeting};
 use super::node::{self, Node, Standing};
-use super::peers::{self, Hello, Peers, Security, Timeouts, VERSION};
+use super::peers::{self, Hello, Peers, Security, Timeouts, FOUNDED, VERSION};
 use super::request::{Answer, Place, Request};
 use super::state::Done;
 use super::txn::{Span, Txn};
@@ -132,7 +132,7 @@ impl EmbeddedStore {
         let file = directory.read()?.map(|bytes| recover(&directory, &bytes, seed)).transpose()?;
         let node = file.as_ref().map_or_else(|| founding::founder(&config.scope, &config.own.address), |(image, _)| image.node);
         let mut net = match &config.network {
-            Some(network) => Some(listen(&config, network, node).await?),
+            Some(network) => Some(listen(&config, network, node, if file.is_some() { FOUNDED } else { 0 }).await?),
             None => None,
         };
         let (asks, requests) = mpsc::unbounded_channel();
@@ -212,11 +212,11 @@ fn write(directory: &Directory, image: &Image, salt: u64) -> Result<Journal, Err
     Ok(journal)
 }
 
-async fn listen(config: &Config, network: &Network, node: u64) -> Result<Net, Error> {
+async fn listen(config: &Config, network: &Network, node: u64, cluster: u64) -> Result<Net, Error> {
     let hello = Hello {
         version: VERSION,
         scope: config.scope.clone(),
-        cluster: 0,
+        cluster,
         node,
         name: config.own.name.clone(),
         address: config.own.address.clone(),
@@ -254,7 +254,11 @@ async fn begin(config: Config, seed: u64, directory: Directory, setup: Setup, ne
         log::info!("store: there is one already; asking to take part");
         net.peers.set_node(image.node);
     }
-    let started = write(&directory, &image, seed).and_then(|journal| start(image, journal, seed, directory, setup, Some(net)));
+    let written = write(&directory, &image, seed);
+    if image.node == founder && written.is_ok() {
+        net.peers.set_cluster(FOUNDED);
+    }
+    let started = written.and_then(|journal| start(image, journal, seed, directory, setup, Some(net)));
     if let Err(error) = started {
         log::error!(target: crate::log::CRITICAL, "{error}; this box takes no part in the store until the agent is started again");
     }

@@ -11,6 +11,7 @@ use raft::{ReadState, StateRole};
 use super::super::codec::Coded;
 use super::super::founding;
 use super::super::gate;
+use super::super::peers::FOUNDED;
 use super::super::request::{Answer, Member, Part, Place, Request};
 use super::super::state::{Command, KeyLine, Outcome, MAX_STATE};
 use super::apply::{Members, Proposal};
@@ -383,7 +384,7 @@ impl Node {
         self.desk.next_proposal += 1;
         self.desk.opening = self.desk.next_proposal;
         // A Raft leader that cannot write its first entry ceases to lead.
-        let cluster = self.random.next().max(1);
+        let cluster = self.random.next().max(FOUNDED + 1);
         self.propose(self.desk.opening, &Command::Begin { cluster });
     }
 

@@ -11,6 +11,8 @@ use crate::dcs::embedded::node::Note;
 
 /// The version of this protocol. Boxes of different versions refuse each other.
 pub const VERSION: u16 = 1;
+/// In place of a cluster's number: the box has voted or may have, so it is not new, but the number was not agreed upon yet.
+pub const FOUNDED: u64 = 1;
 /// No frame is longer, bytes without the length: a note of 2 MiB and a bit.
 pub const MAX_FRAME: usize = (2 * 1024 + 64) * 1024;
 /// The first frame of a box is not longer, bytes.
@@ -27,7 +29,7 @@ pub struct Hello {
     pub version: u16,
     /// The cluster's name.
     pub scope: String,
-    /// The cluster's number; 0: it belongs to none yet.
+    /// The cluster's number; 0: it belongs to none yet; [`FOUNDED`]: to one whose number it does not know yet.
     pub cluster: u64,
     /// The box's number, never 0.
     pub node: u64,

@@ -160,7 +160,7 @@ pub(super) fn judge(own: &Hello, other: &Hello) -> Result<(), String> {
     if own.scope != other.scope {
         return Err(format!("{} belongs to the scope {:?}, {} to {:?}", other.name, other.scope, own.name, own.scope));
     }
-    if own.cluster != 0 && other.cluster != 0 && own.cluster != other.cluster {
+    if own.cluster > frame::FOUNDED && other.cluster > frame::FOUNDED && own.cluster != other.cluster {
         let (ours, theirs) = (own.cluster, other.cluster);
         return Err(format!(
             "{} belongs to another cluster of this name (number {theirs:016x}) than {} (number {ours:016x}): one of them has to be removed from its own before it can join the other",

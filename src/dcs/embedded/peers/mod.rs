@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch, Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinHandle};
 
-pub use self::frame::{Hello, VERSION};
+pub use self::frame::{Hello, FOUNDED, VERSION};
 use self::identity::Identity;
 use self::link::Link;
 use self::said::Said;
