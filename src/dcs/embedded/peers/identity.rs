@@ -30,8 +30,8 @@ use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, PeerIncompatible,
+    ServerConfig, SignatureScheme,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -125,6 +125,11 @@ impl Identity {
             TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => "its certificate is not signed by the store's CA".to_owned(),
             TlsError::AlertReceived(AlertDescription::AccessDenied) if by_key => {
                 "it refuses this box: its key or its scope is another one than this box has".to_owned()
+            }
+            TlsError::AlertReceived(AlertDescription::HandshakeFailure)
+            | TlsError::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => {
+                "it and this box do not prove in the same way who they are: one has a key in its configuration, the other one certificates"
+                    .to_owned()
             }
             TlsError::AlertReceived(alert) => format!("it refuses this box's TLS: {alert:?}"),
             TlsError::NoCertificatesPresented => "it shows no certificate: it is not a box of an embedded store".to_owned(),
