@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use mastiff::dcs::embedded::peers::{Error, Event};
+use mastiff::dcs::embedded::peers::{frame, Error, Event};
 
 use crate::certs::Certs;
-use crate::support::{ask, big, config, files, key, run, shared, Peer};
+use crate::raw::Raw;
+use crate::support::{ask, big, config, files, hello, key, run, shared, Peer};
 
 #[test]
 fn notes_go_both_ways() {
@@ -26,7 +27,7 @@ fn notes_go_both_ways() {
         assert!(one.peers.send(2, &large) && !one.peers.send(2, &big(3 * 1024 * 1024)));
         assert_eq!(two.note().await, (1, large));
         // Longer than silence is allowed to be: the pings keep it.
-        one.never(Duration::from_secs(5), |event| matches!(event, Event::Lost { .. })).await;
+        one.never(Duration::from_secs(7), |event| matches!(event, Event::Lost { .. })).await;
         assert_eq!((one.nodes(), two.nodes()), (vec![2], vec![1]));
         two.peers.close(1);
         one.lost(2).await;
@@ -75,8 +76,11 @@ fn certificates_of_one_ca() {
 #[test]
 fn one_connection_for_two_boxes() {
     run(async {
+        let certs = Certs::new();
         for _ in 0..20 {
-            let (mut one, mut two) = (Peer::of(1).await, Peer::of(2).await);
+            // Certificates are read faster than a key is derived without optimisation.
+            let mut one = Peer::start(config(1, files(&certs, "ca", "server"))).await;
+            let mut two = Peer::start(config(2, files(&certs, "ca", "server"))).await;
             one.dial(&two);
             two.dial(&one);
             one.connected(2).await;
@@ -93,6 +97,60 @@ fn one_connection_for_two_boxes() {
             one.never(Duration::from_millis(200), |_| true).await;
             assert_eq!(connections(&one, &two), 1);
         }
+    });
+}
+
+/// The order in which two connections come is chosen here; a race would choose it anyway.
+#[test]
+fn which_of_two_connections_stays() {
+    run(async {
+        let certs = Certs::new();
+        for number in [1, 9] {
+            let other = hello(5);
+            let mut config = config(number, files(&certs, "ca", "server"));
+            // Neither of them is taken for dead here.
+            config.timeouts.ping = Duration::from_secs(30);
+            config.timeouts.silence = Duration::from_secs(60);
+            let mut peer = Peer::start(config).await;
+            let mut first = Raw::greeted(&certs, &peer.address(), &other).await;
+            first.send(&frame::ping()).await;
+            peer.connected(5).await;
+            // A second one of the same caller.
+            let mut second = Raw::greeted(&certs, &peer.address(), &other).await;
+            assert!(second.farewell().await.unwrap().contains("another connection"));
+            // One that this box dials: it stays only if this box has the smaller number.
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            peer.peers.set_addresses(&[listener.local_addr().unwrap().to_string()]);
+            let mut dialled = Raw::answered(&certs, &listener, &other).await;
+            dialled.send(&frame::ping()).await;
+            let (mut kept, mut dropped) = if number < 5 { (dialled, first) } else { (first, dialled) };
+            assert!(dropped.farewell().await.unwrap().contains("another connection"), "{number}");
+            if number < 5 {
+                assert_eq!(peer.event().await, Event::Lost { node: 5 });
+                peer.connected(5).await;
+            }
+            kept.send(&frame::note(&ask(6)).unwrap()).await;
+            assert_eq!(peer.event().await, Event::Note { from: 5, note: ask(6) });
+            assert_eq!(peer.nodes(), [5]);
+        }
+    });
+}
+
+/// Its cable was pulled: the other side knows before this one.
+#[test]
+fn a_silent_connection_makes_room() {
+    run(async {
+        let certs = Certs::new();
+        let mut peer = Peer::start(config(1, files(&certs, "ca", "server"))).await;
+        let mut first = Raw::greeted(&certs, &peer.address(), &hello(5)).await;
+        first.send(&frame::ping()).await;
+        peer.connected(5).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut second = Raw::greeted(&certs, &peer.address(), &hello(5)).await;
+        second.send(&frame::note(&ask(6)).unwrap()).await;
+        assert_eq!(peer.event().await, Event::Lost { node: 5 });
+        peer.connected(5).await;
+        assert_eq!(peer.event().await, Event::Note { from: 5, note: ask(6) });
     });
 }
 

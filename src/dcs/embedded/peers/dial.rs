@@ -47,8 +47,8 @@ pub(super) async fn keep(shared: Rc<Shared>, address: String) {
     // Who answered there last: the address may be another name than the one that it gives itself.
     let mut node = None;
     loop {
-        wait(&shared, &address, node).await;
         let since = Instant::now();
+        wait(&shared, &address, node).await;
         let pause = match call(&shared, &address, &mut node).await {
             Ok(()) => None,
             Err(Unmet::Oneself) => Some(SELF_PAUSE),
@@ -57,7 +57,7 @@ pub(super) async fn keep(shared: Rc<Shared>, address: String) {
                 None
             }
         };
-        if since.elapsed() > LONGEST + shared.timeouts.handshake {
+        if since.elapsed() > shared.timeouts.handshake.saturating_add(LONGEST) {
             backoff = Backoff::default();
         }
         tokio::time::sleep(pause.unwrap_or_else(|| backoff.next(random()))).await;

@@ -9,6 +9,8 @@
 //! *public* half and can try keys against it at home. Therefore the key goes through PBKDF2 ([`ROUNDS`]), and therefore it should be random and
 //! long: `openssl rand -hex 16` cannot be guessed, a word can.
 //!
+//! Whoever has the key can be any box: a number in a greeting is as trustworthy as everybody who has the key. The same holds for certificates.
+//!
 //! **Certificates.** Mutual TLS. Whoever has a certificate of the cluster's own CA belongs to the cluster: no host name is checked, so the CA must
 //! not be one that also signs for others. If a certificate has `extendedKeyUsage`, it needs both `serverAuth` and `clientAuth`: every box dials
 //! and is dialled. Files are read again every [`super::RENEWAL`] when they have changed.

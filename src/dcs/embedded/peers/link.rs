@@ -284,7 +284,7 @@ fn enrol(shared: &Shared, frame: Frame, side: Side<'_>) -> Result<Rc<Link>, Unme
             )));
         }
         let is_preferred = |link: &Link| link.dialled == (own.node < link.node);
-        let is_dead = old.is_closing() || old.heard.get().elapsed() > shared.timeouts.ping * 2;
+        let is_dead = old.is_closing() || old.heard.get().elapsed() > shared.timeouts.ping.saturating_mul(2);
         if !is_dead && (is_preferred(old) || !is_preferred(&new) || old.since.elapsed() > SETTLED) {
             return Err(Unmet::Duplicate);
         }

@@ -228,7 +228,7 @@ impl Peers {
     /// The configuration cannot be used, or its address is taken.
     pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Peers, Error> {
         let Config { bind, mut hello, security, timeouts } = config;
-        if timeouts.silence < timeouts.ping * 2 {
+        if timeouts.silence < timeouts.ping.saturating_mul(2) {
             return Err(Error::Timeouts { silence: timeouts.silence.as_millis(), ping: timeouts.ping.as_millis() });
         }
         hello.check().map_err(Error::Hello)?;
