@@ -1,20 +1,24 @@
-//! A caller that proves to be one of the boxes, and then sends whatever the test wants.
+//! A box that proves to be one of the store's, and then sends whatever the test wants.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio_rustls::client::TlsStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use mastiff::dcs::embedded::peers::frame::{self, Frame, MAX_FRAME};
 use mastiff::dcs::embedded::peers::Hello;
 
 use crate::certs::Certs;
+
+fn pair(certs: &Certs, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let chain = vec![CertificateDer::from_pem_file(certs.crt(name)).unwrap()];
+    (chain, PrivateKeyDer::from_pem_file(certs.path(&format!("{name}.key"))).unwrap())
+}
 
 pub struct Raw(pub TlsStream<TcpStream>);
 
@@ -27,14 +31,24 @@ impl Raw {
         let config = match name {
             None => config.with_no_client_auth(),
             Some(name) => {
-                let chain = vec![CertificateDer::from_pem_file(certs.crt(name)).unwrap()];
-                let key = PrivateKeyDer::from_pem_file(certs.path(&format!("{name}.key"))).unwrap();
+                let (chain, key) = pair(certs, name);
                 config.with_client_auth_cert(chain, key).unwrap()
             }
         };
         let stream = TcpStream::connect(address).await?;
         let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("127.0.0.1").unwrap(), stream).await?;
-        Ok(Raw(stream))
+        Ok(Raw(TlsStream::Client(stream)))
+    }
+
+    /// Is called.
+    pub async fn answered(certs: &Certs, listener: &TcpListener, hello: &Hello) -> Raw {
+        let (chain, key) = pair(certs, "server");
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
+        let (stream, _) = tokio::time::timeout(Duration::from_secs(30), listener.accept()).await.expect("nobody calls").unwrap();
+        let stream = TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+        let mut raw = Raw(TlsStream::Server(stream));
+        raw.send(&frame::hello(hello)).await;
+        raw
     }
 
     /// And greets.

@@ -41,7 +41,7 @@ pub fn hello(node: u64) -> Hello {
 }
 
 pub fn config(node: u64, security: Security) -> Config {
-    let timeouts = Timeouts { ping: Duration::from_millis(300), silence: Duration::from_secs(3), handshake: Duration::from_secs(3) };
+    let timeouts = Timeouts { ping: Duration::from_millis(300), silence: Duration::from_secs(5), handshake: Duration::from_secs(5) };
     Config { bind: "127.0.0.1:0".to_owned(), hello: hello(node), security, timeouts }
 }
 

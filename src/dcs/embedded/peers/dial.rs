@@ -47,13 +47,8 @@ pub(super) async fn keep(shared: Rc<Shared>, address: String) {
     // Who answered there last: the address may be another name than the one that it gives itself.
     let mut node = None;
     loop {
-        while is_linked(&shared, &address, node) {
-            let ended = shared.ended.notified();
-            if is_linked(&shared, &address, node) {
-                ended.await;
-            }
-        }
         let since = Instant::now();
+        wait(&shared, &address, node).await;
         let pause = match call(&shared, &address, &mut node).await {
             Ok(()) => None,
             Err(Unmet::Oneself) => Some(SELF_PAUSE),
@@ -62,15 +57,26 @@ pub(super) async fn keep(shared: Rc<Shared>, address: String) {
                 None
             }
         };
-        if since.elapsed() > LONGEST + shared.timeouts.handshake {
+        if since.elapsed() > shared.timeouts.handshake.saturating_add(LONGEST) {
             backoff = Backoff::default();
         }
         tokio::time::sleep(pause.unwrap_or_else(|| backoff.next(random()))).await;
     }
 }
 
+/// Until the box behind the address is not connected. As long as only that box's own word says that it is there, somebody else may be: then it is
+/// dialled all the same after a while.
+async fn wait(shared: &Shared, address: &str, node: Option<u64>) {
+    loop {
+        let ended = shared.ended.notified();
+        if !is_linked(shared, address, node) || timeout(SELF_PAUSE, ended).await.is_err() && node.is_none() {
+            return;
+        }
+    }
+}
+
 fn is_linked(shared: &Shared, address: &str, node: Option<u64>) -> bool {
-    shared.links.borrow().values().any(|link| Some(link.node) == node || link.hello.borrow().address == address)
+    shared.links.borrow().values().any(|link| node.map_or_else(|| link.hello.borrow().address == address, |node| link.node == node))
 }
 
 /// One call, to the end of the connection.

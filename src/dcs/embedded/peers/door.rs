@@ -71,7 +71,8 @@ fn admit(shared: &Rc<Shared>, stream: TcpStream, remote: SocketAddr) {
     let ip = remote.ip().to_canonical();
     let (waiting, linked) = (shared.door.borrow().0.len(), shared.links.borrow().len());
     if waiting >= MOST_WAITING || waiting + linked >= MOST {
-        match shared.door.borrow_mut().evict() {
+        let victim = shared.door.borrow_mut().evict();
+        match victim {
             Some(task) => task.abort(),
             None => return log::debug!("store: {MOST} connections are open, {ip} is not let in"),
         }

@@ -274,3 +274,114 @@ pub async fn write<W: AsyncWrite + Unpin>(to: &mut W, mut bytes: &[u8], patience
         Ok(flushed) => Ok(flushed?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dcs::embedded::request::{Answer, Request};
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn greeting() -> Hello {
+        let (scope, name, address) = ("demo".to_owned(), "n1".to_owned(), "[fd00::1]:7000".to_owned());
+        Hello { version: VERSION, scope, cluster: 7, node: 3, name, address }
+    }
+
+    fn frames() -> Vec<(Vec<u8>, Frame)> {
+        let ask = Note::Ask { number: 7, request: Request::Renew { lease: -1 } };
+        vec![
+            (hello(&greeting()), Frame::Hello(greeting())),
+            (note(&ask).unwrap(), Frame::Note(ask)),
+            (ping(), Frame::Ping),
+            (goodbye("why\nnot"), Frame::Goodbye("why not".to_owned())),
+        ]
+    }
+
+    fn block_on<T>(future: impl std::future::Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn back_and_forth_and_cut_at_every_byte() {
+        block_on(async {
+            for (bytes, frame) in frames() {
+                let (mut near, mut far) = tokio::io::duplex(8);
+                let (sent, received) = tokio::join!(write(&mut near, &bytes, LONG), read(&mut far, MAX_FRAME, LONG, || {}));
+                assert!(sent.is_ok());
+                assert_eq!(received.unwrap(), frame);
+                for cut in 0..bytes.len() {
+                    assert!(matches!(read(&mut &bytes[..cut], MAX_FRAME, LONG, || {}).await, Err(Broken::Closed)), "{frame:?} {cut}");
+                    // The same, with a length that fits what is there.
+                    assert!(decode(bytes.get(4..cut).unwrap_or_default()).is_err(), "{frame:?} {cut}");
+                }
+                let longer = [&bytes[4..], &[0]].concat();
+                assert!(decode(&longer).is_err(), "{frame:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn lengths() {
+        block_on(async {
+            for (length, limit) in [(0, MAX_FRAME), (u32::MAX, MAX_FRAME), (11, 10)] {
+                let broken = read(&mut &u32::to_le_bytes(length)[..], limit, LONG, || {}).await.unwrap_err();
+                assert!(matches!(broken, Broken::Length(said) if said == length) && broken.is_content());
+            }
+            let heard = std::cell::Cell::new(0);
+            let silent = read(&mut tokio::io::duplex(8).0.chain(&b""[..]), 9, Duration::from_millis(20), || heard.set(1)).await;
+            assert!(matches!(silent, Err(Broken::Silent(_) | Broken::Closed)));
+            let (mut near, _far) = tokio::io::duplex(8);
+            assert!(matches!(write(&mut near, &[0; 9], Duration::from_millis(20)).await, Err(Broken::Stuck(_))));
+            assert!(matches!(read(&mut near, 9, Duration::from_millis(20), || heard.set(1)).await, Err(Broken::Silent(_))));
+            assert_eq!(heard.get(), 0);
+        });
+        assert!(note(&Note::Tell { number: 1, answer: Answer::Refused("x".repeat(MAX_FRAME)) }).is_none());
+        let most = Hello { scope: "s".repeat(MAX_TEXT), name: "n".repeat(MAX_TEXT), address: "a".repeat(MAX_TEXT), ..greeting() };
+        assert!(most.check().is_ok() && hello(&most).len() - 4 <= MAX_OPENING);
+        let (Ok(Frame::Goodbye(why)), long) = (decode(&goodbye(&"ü".repeat(1000))[4..]), MAX_WHY / 2) else { panic!() };
+        assert_eq!(why, "ü".repeat(long));
+    }
+
+    #[test]
+    fn greetings_that_nobody_believes() {
+        let bad = [
+            Hello { node: 0, ..greeting() },
+            Hello { name: "a\nb".to_owned(), ..greeting() },
+            Hello { address: "\u{1b}[2J".to_owned(), ..greeting() },
+            Hello { scope: "s".repeat(MAX_TEXT + 1), ..greeting() },
+        ];
+        for hello_ in bad {
+            assert!(hello_.check().is_err() && decode(&hello(&hello_)[4..]).is_err(), "{hello_:?}");
+        }
+        // Of another version only the version is read.
+        let mut other = hello(&Hello { version: 900, ..greeting() });
+        other.truncate(9);
+        assert_eq!(decode(&other[4..]), Ok(Frame::Stranger(900)));
+        assert_eq!(decode(&[2, 99]), Err(Malformed::Unknown { what: "a note", number: 99 }));
+    }
+
+    #[test]
+    fn garbage() {
+        let mut state = 1_u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize
+        };
+        let samples = frames();
+        for round in 0..20_000 {
+            let mut bytes: Vec<u8> = if round % 2 == 0 {
+                (0..random() % 64).map(|_| random() as u8).collect()
+            } else {
+                samples[random() % samples.len()].0[4..].to_vec()
+            };
+            for _ in 0..random() % 4 {
+                if let Some(at) = (random() % 64).checked_rem(bytes.len().max(1)).filter(|at| *at < bytes.len()) {
+                    bytes[at] = random() as u8;
+                }
+            }
+            if let Ok(Frame::Goodbye(why)) = decode(&bytes) {
+                assert!(why.len() <= MAX_WHY && !why.chars().any(char::is_control));
+            }
+        }
+    }
+}

@@ -9,6 +9,8 @@
 //! *public* half and can try keys against it at home. Therefore the key goes through PBKDF2 ([`ROUNDS`]), and therefore it should be random and
 //! long: `openssl rand -hex 16` cannot be guessed, a word can.
 //!
+//! Whoever has the key can be any box: a number in a greeting is as trustworthy as everybody who has the key. The same holds for certificates.
+//!
 //! **Certificates.** Mutual TLS. Whoever has a certificate of the cluster's own CA belongs to the cluster: no host name is checked, so the CA must
 //! not be one that also signs for others. If a certificate has `extendedKeyUsage`, it needs both `serverAuth` and `clientAuth`: every box dials
 //! and is dialled. Files are read again every [`super::RENEWAL`] when they have changed.
@@ -30,8 +32,8 @@ use tokio_rustls::rustls::server::NoServerSessionStorage;
 use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, ServerConfig,
-    SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error as TlsError, PeerIncompatible,
+    ServerConfig, SignatureScheme,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
@@ -125,6 +127,11 @@ impl Identity {
             TlsError::InvalidCertificate(CertificateError::UnknownIssuer) => "its certificate is not signed by the store's CA".to_owned(),
             TlsError::AlertReceived(AlertDescription::AccessDenied) if by_key => {
                 "it refuses this box: its key or its scope is another one than this box has".to_owned()
+            }
+            TlsError::AlertReceived(AlertDescription::HandshakeFailure)
+            | TlsError::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => {
+                "it and this box do not prove in the same way who they are: one has a key in its configuration, the other one certificates"
+                    .to_owned()
             }
             TlsError::AlertReceived(alert) => format!("it refuses this box's TLS: {alert:?}"),
             TlsError::NoCertificatesPresented => "it shows no certificate: it is not a box of an embedded store".to_owned(),

@@ -25,6 +25,8 @@ const MOST_QUEUED: usize = 4 * 1024 * 1024;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// And so many bytes that are under way are swallowed meanwhile. Closing a socket with unread bytes resets the connection, and the farewell is lost.
 const SWALLOWED: u64 = 8 * 1024 * 1024;
+/// A connection of this age is not given up for a new one between the same boxes, whoever dialled it: they did not dial at the same time.
+const SETTLED: Duration = Duration::from_secs(10);
 /// The farewell of the connection that is one too many.
 const DUPLICATE: &str = "these two boxes have another connection, which stays";
 
@@ -49,6 +51,7 @@ pub(super) struct Link {
     up: Cell<bool>,
     /// The main loop has not been told yet that the connection is lost in whose place this one came.
     owes: Cell<bool>,
+    since: Instant,
     heard: Cell<Instant>,
     queue: RefCell<VecDeque<Vec<u8>>>,
     queued: Cell<usize>,
@@ -66,6 +69,7 @@ impl Link {
             dialled,
             up: Cell::new(false),
             owes: Cell::new(false),
+            since: Instant::now(),
             heard: Cell::new(Instant::now()),
             queue: RefCell::default(),
             queued: Cell::new(0),
@@ -192,12 +196,12 @@ pub(super) async fn meet(shared: &Shared, stream: TcpStream, remote: SocketAddr,
         let identity = shared.identity();
         let done = if dialled { identity.connect(stream).await } else { identity.accept(stream).await };
         let mut stream = done.map_err(|error| identity.explain(&error))?;
-        let own = frame::hello(&shared.hello.borrow());
-        frame::write(&mut stream, &own, deadline).await.map_err(|error| explain(&identity, &error))?;
+        let own = shared.hello.borrow().clone();
+        frame::write(&mut stream, &frame::hello(&own), deadline).await.map_err(|error| explain(&identity, &error))?;
         let greeting = frame::read(&mut stream, frame::MAX_OPENING, deadline, || {}).await;
-        Ok::<_, String>((stream, greeting.map_err(|broken| (broken.is_content(), explain(&identity, &broken)))))
+        Ok::<_, String>((stream, own.cluster, greeting.map_err(|broken| (broken.is_content(), explain(&identity, &broken)))))
     };
-    let (mut stream, greeting) = timeout(deadline, greeting).await.map_err(|_| late())??;
+    let (mut stream, cluster, greeting) = timeout(deadline, greeting).await.map_err(|_| late())??;
     let met = match greeting {
         Ok(Frame::Goodbye(why)) => return Err(Unmet::Refused(format!("it refuses this box: {why}"))),
         Ok(frame) => enrol(shared, frame, side),
@@ -206,6 +210,10 @@ pub(super) async fn meet(shared: &Shared, stream: TcpStream, remote: SocketAddr,
     };
     match met {
         Ok(link) => {
+            let own = shared.hello.borrow();
+            if own.cluster != cluster {
+                link.urgent(frame::hello(&own));
+            }
             log::debug!("store: {} and this box greeted each other over {remote}", link.describe());
             Ok(Met { stream, link })
         }
@@ -276,8 +284,8 @@ fn enrol(shared: &Shared, frame: Frame, side: Side<'_>) -> Result<Rc<Link>, Unme
             )));
         }
         let is_preferred = |link: &Link| link.dialled == (own.node < link.node);
-        let is_dead = old.is_closing() || old.heard.get().elapsed() > shared.timeouts.ping * 2;
-        if !is_dead && (is_preferred(old) || !is_preferred(&new)) {
+        let is_dead = old.is_closing() || old.heard.get().elapsed() > shared.timeouts.ping.saturating_mul(2);
+        if !is_dead && (is_preferred(old) || !is_preferred(&new) || old.since.elapsed() > SETTLED) {
             return Err(Unmet::Duplicate);
         }
         // Not short-circuit: both are taken over.
@@ -348,12 +356,10 @@ async fn leave(shared: &Shared, link: &Link, address: &str, end: End) {
         }
     }
     link.up.set(false);
-    let mut links = shared.links.borrow_mut();
-    let is_current = links.get(&link.node).is_some_and(|current| current.number == link.number);
+    let is_current = shared.links.borrow().get(&link.node).is_some_and(|current| current.number == link.number);
     if is_current {
-        links.remove(&link.node);
+        shared.links.borrow_mut().remove(&link.node);
     }
-    drop(links);
     shared.ended.notify_waiters();
     if link.owes.take() || was_up && is_current {
         let _ = shared.events.send(Event::Lost { node: link.node }).await;

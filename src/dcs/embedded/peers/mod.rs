@@ -44,6 +44,9 @@ use crate::config::types::Secret;
 /// Files with certificates are looked at so often.
 const RENEWAL: Duration = Duration::from_secs(60);
 
+/// The name to listen on has to be found in so much time.
+const LOOK_UP: Duration = Duration::from_secs(5);
+
 /// How boxes know each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Security {
@@ -225,7 +228,7 @@ impl Peers {
     /// The configuration cannot be used, or its address is taken.
     pub async fn start(config: Config, events: mpsc::Sender<Event>) -> Result<Peers, Error> {
         let Config { bind, mut hello, security, timeouts } = config;
-        if timeouts.silence < timeouts.ping * 2 {
+        if timeouts.silence < timeouts.ping.saturating_mul(2) {
             return Err(Error::Timeouts { silence: timeouts.silence.as_millis(), ping: timeouts.ping.as_millis() });
         }
         hello.check().map_err(Error::Hello)?;
@@ -336,7 +339,8 @@ impl std::fmt::Debug for Peers {
 
 async fn listen(bind: &str) -> std::io::Result<(TcpListener, SocketAddr)> {
     let mut failure = None;
-    for address in tokio::net::lookup_host(bind).await? {
+    let addresses = tokio::time::timeout(LOOK_UP, tokio::net::lookup_host(bind)).await??;
+    for address in addresses {
         match TcpListener::bind(address).await {
             Ok(listener) => return listener.local_addr().map(|local| (listener, local)),
             Err(error) => failure = Some(error),
