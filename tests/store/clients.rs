@@ -2,7 +2,7 @@
 //!
 //! - Holder: one on every box wants the leader key on its lease, and believes that it has it until its own deadline, as the agent does. Never two.
 //! - Counter: compare-and-set. What was acknowledged is in every later read, and every change has a higher revision than any read before it.
-//! - Soft: writes soft keys, and reads.
+//! - Soft: writes soft keys if the counter is what it was, and reads. Such a write has a higher revision than any read before it, too.
 
 use mastiff::dcs::embedded::request::{Answer, Request};
 use mastiff::dcs::embedded::txn::{Compare, Op, Operand, Order, Span, Txn};
@@ -110,6 +110,34 @@ impl History {
         (txn, next)
     }
 
+    /// Writes a soft key if the counter is still as it was. Returns what it was.
+    pub fn soft(known: Option<(i64, i64)>, op: Op) -> (Txn, i64) {
+        let (value, modified) = known.unwrap_or((0, 0));
+        let when = vec![Compare { key: COUNTER.to_vec(), order: Order::Equal, operand: Operand::Modified(modified) }];
+        (Txn { when, then: vec![op], otherwise: vec![] }, value)
+    }
+
+    /// That succeeded: at `began` nobody may have been told of a higher counter, or have read a revision as high.
+    pub fn softly(&mut self, began: u64, revision: i64, known: i64) -> Result<(), String> {
+        let promised = self.promised(began);
+        if known < promised {
+            return Err(format!("a soft write that began at {began} found the counter at {known}, {promised} was acknowledged before"));
+        }
+        let seen = self.seen(began).0;
+        if revision <= seen {
+            return Err(format!("a soft write that began at {began} got revision {revision}, an earlier read reported {seen}"));
+        }
+        Ok(())
+    }
+
+    fn promised(&self, began: u64) -> i64 {
+        self.acknowledged.iter().rev().find(|(at, _)| *at < began).map_or(0, |(_, value)| *value)
+    }
+
+    fn seen(&self, began: u64) -> (i64, i64) {
+        self.reads.iter().rev().find(|(at, ..)| *at < began).map_or((0, 0), |(_, revision, changed)| (*revision, *changed))
+    }
+
     pub fn counted(&mut self, now: u64, next: i64) {
         self.writes += 1;
         let highest = self.acknowledged.last().map_or(0, |(_, value)| *value);
@@ -119,12 +147,11 @@ impl History {
     /// A read that began at `began` and ended now. Returns what it saw of the counter.
     pub fn read(&mut self, began: u64, now: u64, revision: i64, counter: Option<(i64, i64)>) -> Result<(), String> {
         let (value, modified) = counter.unwrap_or((0, 0));
-        let promised = self.acknowledged.iter().rev().find(|(at, _)| *at < began).map_or(0, |(_, value)| *value);
+        let promised = self.promised(began);
         if value < promised {
             return Err(format!("a read that began at {began} saw the counter at {value}, {promised} was acknowledged before"));
         }
-        let (seen, changed) =
-            self.reads.iter().rev().find(|(at, ..)| *at < began).map_or((0, 0), |(_, revision, changed)| (*revision, *changed));
+        let (seen, changed) = self.seen(began);
         if modified != changed && modified <= seen {
             return Err(format!("the counter was changed at {modified}, below the revision {seen} of an earlier read that did not see it"));
         }

@@ -8,7 +8,7 @@ use mastiff::dcs::embedded::journal::{Image, Journal, Record};
 use mastiff::dcs::embedded::node::{Node, Note, Output};
 use mastiff::dcs::embedded::request::{Answer, Member, Part, Place, Request};
 use mastiff::dcs::embedded::state::State;
-use mastiff::dcs::embedded::txn::{Op, Span, Txn};
+use mastiff::dcs::embedded::txn::{Op, Span};
 use mastiff::ha::types::{Instant, Millis};
 use raft::eraftpb::Snapshot;
 
@@ -23,6 +23,18 @@ const TROUBLE: u64 = 90_000;
 const PEACE: u64 = 45_000;
 /// A client waits so long for an answer.
 const PATIENCE: u64 = 1_500;
+
+/// A rule that the world breaks, to show that the checkers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// A disk says that a write is flushed, and loses it in a power cut.
+    LyingDisk,
+    /// A box that lost its file comes back under its old number.
+    OldNumber,
+    /// Clocks run far more wrong than the leases allow for.
+    FastClocks,
+}
 
 pub struct Report {
     pub acknowledged: u64,
@@ -75,7 +87,7 @@ struct Call {
     what: What,
     /// Real time, and the box's own.
     sent: u64,
-    /// For [`What::Count`]: what it is set to.
+    /// For [`What::Count`]: what it is set to. For [`What::Soft`]: what it was.
     next: i64,
 }
 
@@ -111,6 +123,7 @@ pub struct World {
     next_id: u64,
     peace: bool,
     verbose: bool,
+    broken: Broken,
     /// A box that came back without its file, and the number that it had.
     replacing: Option<(usize, u64)>,
     report: Report,
@@ -119,9 +132,9 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, verbose: bool) -> World {
+    pub fn new(seed: u64, verbose: bool, broken: Broken) -> World {
         let mut dice = Dice::new(seed.wrapping_mul(0x2545_F491_4F6C_DD1D));
-        let count = usize::try_from([1, 3, 3, 3, 4, 5][usize::try_from(dice.below(6)).unwrap()]).unwrap();
+        let count = usize::try_from([1, 2, 3, 3, 3, 4, 5][usize::try_from(dice.below(7)).unwrap()]).unwrap();
         let ttl = [3_000, 5_000, 10_000][usize::try_from(dice.below(3)).unwrap()];
         let loss = [0, 100, 20][usize::try_from(dice.below(3)).unwrap()];
         let mut world = World {
@@ -137,6 +150,7 @@ impl World {
             next_id: 100,
             peace: false,
             verbose,
+            broken,
             replacing: None,
             report: Report { acknowledged: 0, elections: 0, crashes: 0, holders: 0, hash: 0 },
             last_holder: None,
@@ -147,7 +161,7 @@ impl World {
         world
     }
 
-    /// All boxes begin with the same image. Of four boxes the last one has no vote.
+    /// All boxes begin with the same image. Of two boxes and of four the last one has no vote.
     fn build(&mut self, count: usize) {
         let mut state = State::default();
         let ids: Vec<u64> = (1..=count as u64).collect();
@@ -157,10 +171,15 @@ impl World {
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = (1, 1);
         let members = metadata.mut_conf_state();
-        (members.voters, members.learners) = if count == 4 { (vec![1, 2, 3], vec![4]) } else { (ids.clone(), vec![]) };
+        (members.voters, members.learners) = match count {
+            2 => (vec![1], vec![2]),
+            4 => (vec![1, 2, 3], vec![4]),
+            _ => (ids.clone(), vec![]),
+        };
         for id in ids {
             let image = Image { node: id, snapshot: snapshot.clone(), tail: Record { term: 1, ..Record::default() } };
-            let drift = i64::try_from(self.dice.below(4001)).unwrap() - 2000;
+            let wrong = if self.broken == Broken::FastClocks { 300_000 } else { 2_000 };
+            let drift = i64::try_from(self.dice.below(2 * wrong + 1)).unwrap() - i64::try_from(wrong).unwrap();
             let mut disk = Disk::default();
             disk.pending.push((0, Journal::create(&image, id).1));
             disk.flush();
@@ -339,7 +358,9 @@ impl World {
             return;
         }
         if let (Some(number), Some(node)) = (one.disk.flush(), &mut one.node) {
-            node.written(now, number);
+            if self.broken != Broken::LyingDisk {
+                node.written(now, number);
+            }
         }
         if !one.disk.pending.is_empty() {
             let wait = self.dice.between(1, 25);
@@ -367,6 +388,13 @@ impl World {
                     Output::Write { number, op } => {
                         let one = &mut self.boxes[index];
                         one.disk.pending.push((number, op));
+                        if self.broken == Broken::LyingDisk {
+                            let now = self.clock(index);
+                            if let Some(node) = &mut self.boxes[index].node {
+                                node.written(now, number);
+                            }
+                        }
+                        let one = &mut self.boxes[index];
                         let life = one.life;
                         if one.disk.pending.len() == 1 {
                             let wait = self.dice.between(1, 25);
@@ -433,7 +461,8 @@ impl World {
             }
             1 => {
                 let op = Op::Put { key: format!("{PREFIX}members/n{index}").into_bytes(), value: vec![b'x'; 300], lease: 0 };
-                self.call(index, What::Soft, Request::Soft(Txn { then: vec![op], ..Txn::default() }), 0);
+                let (txn, known) = History::soft(self.boxes[index].known, op);
+                self.call(index, What::Soft, Request::Soft(txn), known);
             }
             _ => {
                 self.call(index, What::Read, Request::Range(Span::prefix(PREFIX)), 0);
@@ -478,6 +507,9 @@ impl World {
                 one.known = counter;
                 self.history.read(call.sent, real, revision, counter).map_err(|why| format!("box {index} at {real}: {why}"))?;
             }
+            (What::Soft, Some(Answer::Txn { succeeded: true, revision, .. })) => {
+                self.history.softly(call.sent, revision, call.next).map_err(|why| format!("box {index} at {real}: {why}"))?;
+            }
             _ => {}
         }
         Ok(())
@@ -506,7 +538,8 @@ impl World {
         self.at(self.now + wait, Event::Fault);
         let count = self.boxes.len() as u64;
         let index = usize::try_from(self.dice.below(count)).unwrap();
-        match self.dice.below(10) {
+        match self.dice.below(12) {
+            10 | 11 => self.leader_lost(),
             0..=2 => self.crash(index),
             3 | 4 => {
                 let wait = self.dice.between(100, 8_000);
@@ -524,6 +557,17 @@ impl World {
             8 => self.mend(),
             _ => self.lose_file(index),
         }
+    }
+
+    /// The Raft leader stops, and finds itself alone when it goes on: it believes that it leads, until it notices.
+    fn leader_lost(&mut self) {
+        let leads = |one: &Machine| one.node.as_ref().is_some_and(Node::leads);
+        let Some(index) = self.boxes.iter().position(leads) else { return };
+        let wait = self.dice.between(800, self.ttl);
+        self.boxes[index].paused = true;
+        self.say(|| format!("box {index} stops for {wait} ms"));
+        self.at(self.now + wait, Event::Resume(index));
+        self.isolate(index);
     }
 
     fn crash(&mut self, index: usize) {
@@ -550,8 +594,12 @@ impl World {
             self.cut.insert((index, other));
             return;
         }
+        self.isolate(index);
+    }
+
+    fn isolate(&mut self, index: usize) {
         self.say(|| format!("box {index} is cut off"));
-        for other in 0..count {
+        for other in 0..self.boxes.len() {
             self.cut.insert((index, other));
             self.cut.insert((other, index));
         }
@@ -579,13 +627,14 @@ impl World {
         let old = self.boxes[index].id;
         self.crash(index);
         self.next_id += 1;
-        let image = Image { node: self.next_id, ..Image::default() };
+        let id = if self.broken == Broken::OldNumber { old } else { self.next_id };
+        let image = Image { node: id, ..Image::default() };
         self.say(|| format!("box {index} has lost its file and comes back as {}", image.node));
         let one = &mut self.boxes[index];
-        one.id = self.next_id;
+        one.id = id;
         one.disk.pending.push((0, Journal::create(&image, old).1));
         one.disk.flush();
-        self.replacing = Some((index, old));
+        self.replacing = Some((index, old)).filter(|_| id != old);
     }
 
     fn heal(&mut self) {
