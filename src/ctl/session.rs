@@ -46,7 +46,8 @@ impl Session<'_> {
         let etcd = self.settings.etcd.as_ref().ok_or_else(|| {
             Error::refused(
                 "Can not find suitable configuration of distributed configuration store\n\
-                 Name a file with an etcd3 section (-c FILE) or the store itself (-d etcd3://HOST:PORT)",
+                 Name a file with an etcd3 section (-c FILE) or the store itself (-d etcd3://HOST:PORT).\n\
+                 A store inside the agents is not reached by commands in this build: use the REST API",
             )
         })?;
         Store::new(etcd, &self.settings.namespace, scope)
