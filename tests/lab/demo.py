@@ -1,5 +1,9 @@
-"""Three boxes, a client that never stops writing, and the loss of the leader. Called by tests/demo."""
+"""Two boxes, a witness, a client that never stops writing, and the loss of the leader. Called by tests/demo.
+
+With Patroni among the agents: three boxes, and etcd on each.
+"""
 import argparse
+import json
 import re
 import signal
 import sys
@@ -7,7 +11,9 @@ import time
 
 import cluster as lab
 import journal
+import vipwatch
 
+VIP = "10.77.0.200"
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) (INFO|WARNING|ERROR|CRITICAL): (.*)")
 DULL = re.compile(r"no action\.|Got response|updated leader lock|Lock owner")
 WORTH = re.compile(r"promot|acquir|demot|rewind|basebackup|bootstrap|following|lost|released|replica has been created"
@@ -47,21 +53,28 @@ class Story:
 
 def build(options, story):
     """Starts the cluster and shows it."""
-    cluster = lab.Cluster(3, agents=options.agent, dcs={"ttl": options.ttl})
-    print("\nThree boxes (n1, n2, n3) and a client host, each in its own network namespace, on one switch.")
+    dcs, etcd = {"ttl": options.ttl}, options.agent != "mastiff"
+    if etcd:
+        cluster = lab.Cluster(3, agents=options.agent, dcs=dcs)
+        print("\nThree boxes (n1, n2, n3), each with etcd, and a client host, each in its own network namespace, on one switch.")
+    else:
+        vip = {"address": VIP, "interface": "eth0", "role": "primary"}
+        cluster = lab.Cluster(2, agents=options.agent, dcs=dcs, vips=[vip], embedded=True, witness=True)
+        print(f"\nTwo boxes (n1, n2), a witness (w) without PostgreSQL and a client host, each in its own network namespace, on one"
+              f"\nswitch. No etcd: the agents keep the store. The primary has the address {VIP}.")
     for box in cluster.boxes.values():
         box.start_etcd()
-    first = next(iter(cluster.boxes.values()))
     story.start()
     print("Time counts from the start of the first agent.")
-    first.start_agent()
-    cluster.wait("the first leader", cluster.leader, 60)
-    story.add("n1", "has made a new cluster and leads it")
-    for box in cluster.boxes.values():
-        if box is not first:
-            box.start_agent()
+    first, *others = cluster.voters()
+    for box in [first, *([] if etcd else others)]:
+        box.start_agent()
+    leader = cluster.wait("the first leader", cluster.leader, 60)
+    story.add(leader.name, "has made a new cluster and leads it")
+    for box in others if etcd else []:
+        box.start_agent()
     cluster.wait_whole(90)
-    story.add("all", "two standbys stream from it")
+    story.add("all", "the other boxes stream from it")
     return cluster
 
 
@@ -79,17 +92,27 @@ def lose_leader(cluster, story):
     cluster.power_off(old)
     story.start()
     cluster.fault_at = story.zero
-    print("\nNow the leader's box loses its network and its power: PostgreSQL, agent and etcd member at once."
+    print("\nNow the leader's box loses its network and its power: PostgreSQL, the agent and its part of the store at once."
           "\nTime counts from here.")
     story.add("fault", f"{old.name} is dead")
     new = cluster.wait("a new leader", lambda: (b := cluster.leader()) and b is not old and b, 90, pause=0.02)
     story.add(new.name, "answers GET /primary with 200: it is the leader")
     ack = cluster.wait("a write on the new leader", lambda: first_ack(cluster, story.zero, new.name), 30, pause=0.02)
     story.add("client", f"the first row is acknowledged by {new.name}", at=ack.t)
-    other = next(b for b in cluster.boxes.values() if b not in (old, new))
-    cluster.wait("the other standby", lambda: other.streams_from(new), 60)
-    story.add(other.name, f"streams from {new.name} on the new timeline")
+    for other in (b for b in cluster.boxes.values() if b not in (old, new)):
+        cluster.wait("the other standby", lambda other=other: other.streams_from(new), 60)
+        story.add(other.name, f"streams from {new.name} on the new timeline")
+    if cluster.vips:
+        address(cluster, story, new)
     return old, new
+
+
+def address(cluster, story, new):
+    """When the virtual address came to the new leader."""
+    def came():
+        return [t for t, name, has in vipwatch.read(cluster.watch, VIP) if name == new.name and has and t > story.zero]
+    times = cluster.wait(f"{VIP} on {new.name}", came, 10)
+    story.add(new.name, f"has the address {VIP}", at=times[0])
 
 
 def rejoin(cluster, story, old):
@@ -127,7 +150,7 @@ def judge(cluster, story, old, new, options):
         return len(counts) == 1 and None not in counts
     try:
         cluster.wait("the same rows on all boxes", same, 20)
-        print("All three boxes hold the same rows.")
+        print("All boxes hold the same rows.")
     except lab.LabError as error:
         broken.append(str(error))
     return broken
@@ -135,6 +158,12 @@ def judge(cluster, story, old, new, options):
 
 def show(cluster, options):
     """The operator's table."""
+    if cluster.embedded:
+        members = json.loads(cluster.leader().rest("GET", "/cluster")[1])["members"]
+        print("\nGET /cluster:")
+        for member in members:
+            print("  " + "  ".join(f"{key} {member[key]}" for key in ("name", "role", "state", "timeline", "lag") if key in member))
+        return
     program = None if options.agent == "patroni" else cluster.program("mastiff") + ["ctl"]
     code, text = cluster.patronictl("list", program=program)
     print("\n" + text.strip() if code == 0 else f"(list ended with {code}: {text.strip()})")
