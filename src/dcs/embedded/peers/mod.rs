@@ -232,7 +232,7 @@ impl Peers {
             return Err(Error::Timeouts { silence: timeouts.silence.as_millis(), ping: timeouts.ping.as_millis() });
         }
         hello.check().map_err(Error::Hello)?;
-        let scope = hello.scope.clone();
+        let (scope, has_files) = (hello.scope.clone(), matches!(security, Security::Certificates { .. }));
         let identity = tokio::task::spawn_blocking(move || Identity::load(&security, &scope)).await??;
         let (listener, local) = listen(&bind).await.map_err(|source| Error::Bind { bind, source })?;
         if let Some(host) = hello.address.strip_suffix(":0") {
@@ -253,7 +253,9 @@ impl Peers {
             life,
         });
         shared.spawn(door::accept(Rc::clone(&shared), listener));
-        shared.spawn(renew(Rc::clone(&shared)));
+        if has_files {
+            shared.spawn(renew(Rc::clone(&shared)));
+        }
         Ok(Peers { shared, dials: RefCell::default(), local, _life: alive })
     }
 
