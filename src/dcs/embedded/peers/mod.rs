@@ -115,7 +115,7 @@ pub enum Event {
     },
     /// A connection came to nothing. Told once for an address as long as the reason stays the same.
     Refused {
-        /// Who was dialled, or the IP address of who dialled.
+        /// Who was dialled, the IP address of who dialled, or, if it had been accepted already, the box with its number, name and address.
         address: String,
         /// A sentence.
         why: String,
