@@ -64,15 +64,19 @@ pub(super) async fn keep(shared: Rc<Shared>, address: String) {
     }
 }
 
-/// Until the box behind the address is not connected. As long as only that box's own word says that it is there, somebody else may be: then it is
-/// dialled all the same after a while.
+/// Until the box behind the address is not connected. It is known for certain if it has answered there and gives the same address itself. Else
+/// somebody else may be there (by now), so it is dialled all the same after a while; if not, that connection is one too many and ends.
 async fn wait(shared: &Shared, address: &str, node: Option<u64>) {
     loop {
         let ended = shared.ended.notified();
-        if !is_linked(shared, address, node) || timeout(SELF_PAUSE, ended).await.is_err() && node.is_none() {
+        if !is_linked(shared, address, node) || timeout(SELF_PAUSE, ended).await.is_err() && !is_certain(shared, address, node) {
             return;
         }
     }
+}
+
+fn is_certain(shared: &Shared, address: &str, node: Option<u64>) -> bool {
+    shared.links.borrow().values().any(|link| Some(link.node) == node && link.hello.borrow().address == address)
 }
 
 fn is_linked(shared: &Shared, address: &str, node: Option<u64>) -> bool {

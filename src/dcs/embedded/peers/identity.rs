@@ -43,8 +43,8 @@ use crate::tls::files::{self, Seen, Settings};
 use crate::tls::provider;
 use crate::tls::verify::{Checks, ClientVerifier, ServerVerifier};
 
-/// Rounds of PBKDF2 with HMAC-SHA-256 (RFC 8018 section 5.2). All boxes need the same number, so it belongs to the protocol. 200,000 take 0.06 s on
-/// an x86_64 with SHA instructions and about 1 s on an ARMv6 of 700 MHz, once per start: a guess costs the guesser as much as it costs the
+/// Rounds of PBKDF2 with HMAC-SHA-256 (RFC 8018 section 5.2). All boxes need the same number, so it belongs to the protocol. 200,000 take 0.07 s on
+/// an x86_64 with SHA instructions and, estimated, about 1 s on an ARMv6 of 700 MHz, once per start: a guess costs the guesser as much as it costs the
 /// smallest box that we want to start within a second. A random key of 128 bits needs none of it.
 const ROUNDS: NonZeroU32 = NonZeroU32::new(200_000).expect("not zero");
 

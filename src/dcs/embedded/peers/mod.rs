@@ -115,7 +115,7 @@ pub enum Event {
     },
     /// A connection came to nothing. Told once for an address as long as the reason stays the same.
     Refused {
-        /// Who was dialled, or the IP address of who dialled.
+        /// Who was dialled, the IP address of who dialled, or, if it had been accepted already, the box with its number, name and address.
         address: String,
         /// A sentence.
         why: String,
@@ -232,7 +232,7 @@ impl Peers {
             return Err(Error::Timeouts { silence: timeouts.silence.as_millis(), ping: timeouts.ping.as_millis() });
         }
         hello.check().map_err(Error::Hello)?;
-        let scope = hello.scope.clone();
+        let (scope, has_files) = (hello.scope.clone(), matches!(security, Security::Certificates { .. }));
         let identity = tokio::task::spawn_blocking(move || Identity::load(&security, &scope)).await??;
         let (listener, local) = listen(&bind).await.map_err(|source| Error::Bind { bind, source })?;
         if let Some(host) = hello.address.strip_suffix(":0") {
@@ -253,7 +253,9 @@ impl Peers {
             life,
         });
         shared.spawn(door::accept(Rc::clone(&shared), listener));
-        shared.spawn(renew(Rc::clone(&shared)));
+        if has_files {
+            shared.spawn(renew(Rc::clone(&shared)));
+        }
         Ok(Peers { shared, dials: RefCell::default(), local, _life: alive })
     }
 
