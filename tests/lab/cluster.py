@@ -22,6 +22,8 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 PG_BIN = os.environ.get("LAB_PG_BIN", "/usr/lib/postgresql/15/bin")
 VENV = os.environ.get("LAB_VENV", os.path.join(ROOT, ".cache", "venv"))
 PYTHON = "/usr/bin/python3"
+# Every cluster keeps its store in the agents.
+EMBEDDED = False
 
 
 class LabError(Exception):
@@ -307,7 +309,7 @@ class Cluster:
         self.pending = b""
         self.writers = []
         self.etcd_options = []
-        self.embedded = embedded
+        self.embedded = embedded or EMBEDDED
         self.vips = list(vips)
         self.vip_nets = ["10.78.0.0/24", "fd77::/64", "fd78::/64"] if self.vips else []
         self.programs = {}

@@ -27,6 +27,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="tests/lab/run", description="real PostgreSQL, etcd and agents in network namespaces")
     parser.add_argument("-k", default="", help="only scenarios whose name matches this regular expression")
     parser.add_argument("--agent", choices=("mastiff", "patroni", "mixed"), default="mastiff")
+    parser.add_argument("--embedded", action="store_true", help="every cluster keeps its store in the agents; scenarios that speak of etcd make no sense then")
     parser.add_argument("-j", type=int, default=1, help="how many at a time")
     parser.add_argument("-v", action="store_true", help="print every command with its time")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each scenario N times and print a table")
@@ -177,6 +178,7 @@ def main():
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))
     cluster.sweep()
+    cluster.EMBEDDED = options.embedded
     cases = chosen(options)
     skipped = [c for c in cases if c.agent in c.skips]
     for case in skipped:

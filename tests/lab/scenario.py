@@ -160,7 +160,7 @@ class Run(vipwords.VipWords):
         if start in ("all", "first"):
             boxes[0].start_agent()
             # A store inside the agents needs most of them.
-            first, boxes = (self.cluster.voters()[1:], []) if embedded and start == "all" else ([], boxes)
+            first, boxes = (self.cluster.voters()[1:], []) if self.cluster.embedded and start == "all" else ([], boxes)
             for box in first:
                 box.start_agent()
             self.cluster.wait("the first leader", self.cluster.leader, 60)
