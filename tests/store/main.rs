@@ -1,10 +1,17 @@
 //! The embedded store in simulated time: boxes with clocks that drift and stop, a network that loses, delays, repeats and reorders, disks that
 //! stall, tear the last write and lose what was not flushed, and clients that check every answer. `cargo test --test store -- --seeds 1000`.
-#![allow(clippy::unwrap_used, clippy::panic)]
+//!
+//! [`hostile`] says anything to one box, [`rules`] are single situations that random worlds hardly meet. That the checkers are not blind is shown by
+//! worlds that break a rule ([`Broken`]); rules of the store itself were broken by hand (2026-11-21), and the first seed of 1,000 that saw it was:
+//!
+//! | broken | seen |
+//! | --- | --- |
+MUTTABLE#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod clients;
 mod disk;
 mod hostile;
+mod rules;
 mod world;
 
 use std::process::ExitCode;
@@ -43,8 +50,9 @@ fn options() -> Options {
 /// Breaks rules in the world on purpose. Returns how many of them nobody noticed.
 fn blind_spots() -> u64 {
     let mut unseen = 0;
-    for broken in [Broken::LyingDisk, Broken::OldNumber, Broken::FastClocks] {
-        match (1..=MUTATION_SEEDS).find_map(|seed| World::new(seed, false, broken).run().err().map(|why| (seed, why))) {
+    // Where it was seen last, then from the beginning.
+    for (broken, known) in [(Broken::LyingDisk, 9), (Broken::OldNumber, 55), (Broken::FastClocks, 6)] {
+        match std::iter::once(known).chain(1..=MUTATION_SEEDS).find_map(|seed| World::new(seed, false, broken).run().err().map(|why| (seed, why))) {
             Some((seed, why)) => println!("{broken:?}: caught on seed {seed}: {why:.160}"),
             None => {
                 println!("{broken:?} was not caught by {MUTATION_SEEDS} seeds: the simulation is blind");
@@ -69,7 +77,7 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64()
     );
     let began = std::time::Instant::now();
-    let mut failed = hostile.failed + if options.verbose { 0 } else { blind_spots() };
+    let mut failed = hostile.failed + if options.verbose { 0 } else { rules::check() + blind_spots() };
     let mut sums = [0_u64; 4];
     for seed in options.first..options.first + options.seeds {
         match World::new(seed, options.verbose, Broken::Nothing).run() {
