@@ -6,7 +6,7 @@
 //!
 //! | broken | seen |
 //! | --- | --- |
-MUTTABLE#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod clients;
 mod disk;
@@ -52,7 +52,10 @@ fn blind_spots() -> u64 {
     let mut unseen = 0;
     // Where it was seen last, then from the beginning.
     for (broken, known) in [(Broken::LyingDisk, 9), (Broken::OldNumber, 55), (Broken::FastClocks, 6)] {
-        match std::iter::once(known).chain(1..=MUTATION_SEEDS).find_map(|seed| World::new(seed, false, broken).run().err().map(|why| (seed, why))) {
+        match std::iter::once(known)
+            .chain(1..=MUTATION_SEEDS)
+            .find_map(|seed| World::new(seed, false, broken).run().err().map(|why| (seed, why)))
+        {
             Some((seed, why)) => println!("{broken:?}: caught on seed {seed}: {why:.160}"),
             None => {
                 println!("{broken:?} was not caught by {MUTATION_SEEDS} seeds: the simulation is blind");

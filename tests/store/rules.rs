@@ -69,8 +69,7 @@ impl Boxes {
                         Output::Changed(_) => {}
                     }
                 }
-                while !self.stalled {
-                    let Some(number) = disk.flush() else { break };
+                while let Some(number) = if self.stalled { None } else { disk.flush() } {
                     node.written(self.now, number);
                     moved = true;
                 }
@@ -284,9 +283,11 @@ fn a_log_has_an_end() -> Result<(), String> {
     expect("its file is too large to be read", Journal::recover(&boxes.disks[0].file).is_ok())
 }
 
+type Rule = fn() -> Result<(), String>;
+
 /// Checks all of them and prints what does not hold.
 pub fn check() -> u64 {
-    let rules: [(&str, fn() -> Result<(), String>); 7] = [
+    let rules: [(&str, Rule); 7] = [
         ("members survive a new start", members_survive_a_new_start),
         ("a term goes out after its write", a_term_goes_out_after_its_write),
         ("answers of an earlier run", answers_of_an_earlier_run),

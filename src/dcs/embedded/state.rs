@@ -336,7 +336,11 @@ impl State {
 
     /// Takes over a soft key as the Raft leader has it. What is older than what is known changes nothing.
     pub fn hear(&mut self, key: Vec<u8>, record: Record) {
-        if record.modified >= MAX_REVISION || record.value.len() > MAX_VALUE || key.len() > MAX_KEY || self.soft_size + weight(&key, &record.value) > 2 * MAX_STATE {
+        if record.modified >= MAX_REVISION
+            || record.value.len() > MAX_VALUE
+            || key.len() > MAX_KEY
+            || self.soft_size + weight(&key, &record.value) > 2 * MAX_STATE
+        {
             return;
         }
         if self.soft.get(&key).is_some_and(|known| known.modified >= record.modified) {
