@@ -247,7 +247,11 @@ impl Victim {
 
     fn note(&mut self) -> (u64, Note) {
         let leader = self.node.standing().leader.filter(|leader| *leader != ME);
-        let from = if self.dice.one_in(15) { self.dice.below(6) } else { leader.filter(|_| self.dice.one_in(2)).unwrap_or(2 + self.dice.below(2)) };
+        let from = if self.dice.one_in(15) {
+            self.dice.below(6)
+        } else {
+            leader.filter(|_| self.dice.one_in(2)).unwrap_or(2 + self.dice.below(2))
+        };
         let note = match self.dice.below(12) {
             0 | 1 => Note::Ask { number: number(&mut self.dice, 3), request: request(&mut self.dice, true) },
             2 => Note::Tell { number: number(&mut self.dice, self.next_id), answer: Answer::Lease { lease: 1, ttl: 1 } },
@@ -276,7 +280,8 @@ impl Victim {
             message.from = dice.below(5);
         }
         let kinds = [MessageType::MsgAppend, MessageType::MsgAppendResponse, MessageType::MsgHeartbeat, MessageType::MsgSnapshot];
-        let kind = if dice.one_in(2) { kinds[pick(dice, 4)] } else { MessageType::from_i32(i32::try_from(dice.below(19)).unwrap()).unwrap() };
+        let kind =
+            if dice.one_in(2) { kinds[pick(dice, 4)] } else { MessageType::from_i32(i32::try_from(dice.below(19)).unwrap()).unwrap() };
         message.set_msg_type(kind);
         message.term = match dice.below(8) {
             0 => number(dice, term),
@@ -334,7 +339,9 @@ fn first_image(dice: &mut Dice) -> Image {
     let mut snapshot = Snapshot { data: state(dice).to_bytes(), ..Snapshot::default() };
     let metadata = snapshot.mut_metadata();
     (metadata.index, metadata.term) = (1 + dice.below(6), 1);
-    let (voters, learners) = [(vec![1, 2, 3], vec![]), (vec![1], vec![]), (vec![1], vec![2]), (vec![1, 2], vec![3]), (vec![2, 3], vec![1])][pick(dice, 5)].clone();
+    let (voters, learners) = [(vec![1, 2, 3], vec![]), (vec![1], vec![]), (vec![1], vec![2]), (vec![1, 2], vec![3]), (vec![2, 3], vec![1])]
+        [pick(dice, 5)]
+    .clone();
     *metadata.mut_conf_state() = ConfState { voters, learners, ..ConfState::default() };
     Image { node: ME, snapshot, tail: FileRecord { term: 1, ..FileRecord::default() } }
 }

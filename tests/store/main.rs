@@ -1,10 +1,28 @@
 //! The embedded store in simulated time: boxes with clocks that drift and stop, a network that loses, delays, repeats and reorders, disks that
 //! stall, tear the last write and lose what was not flushed, and clients that check every answer. `cargo test --test store -- --seeds 1000`.
+//!
+//! [`hostile`] says anything to one box, [`rules`] are single situations that random worlds hardly meet. That the checkers are not blind is shown by
+//! worlds that break a rule ([`Broken`]); rules of the store itself were broken by hand (2026-11-21), and the first seed of 1,000 that saw it was:
+//!
+//! | broken | seen |
+//! | --- | --- |
+//! | renewals are answered without confirmation | seed 102: two holders |
+//! | a new Raft leader counts leases from their grant | seed 5: two holders |
+//! | messages go out before the write | seed 44: the boxes differ |
+//! | reads do not wait for what was proposed before them | seed 1: a change below a revision that was read |
+//! | revisions do not jump with the Raft leader | seed 10: the same |
+//! | leases end after half their length | seed 1: two holders |
+//! | a torn record is read | seed 2: the file is damaged |
+//! | soft writes are carried out without confirmation | seed 626: it found an old counter |
+//! | the end of a lease leaves its keys | seed 1: nobody holds the key |
+//! | reads are answered without confirmation | seed 60: an old revision |
+//! | the commit index is not in the file; a term goes out before its write; requests are numbered from 1; a soft write keeps an old number; anybody tells of soft keys | [`rules`] only |
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod clients;
 mod disk;
 mod hostile;
+mod rules;
 mod world;
 
 use std::process::ExitCode;
@@ -43,8 +61,12 @@ fn options() -> Options {
 /// Breaks rules in the world on purpose. Returns how many of them nobody noticed.
 fn blind_spots() -> u64 {
     let mut unseen = 0;
-    for broken in [Broken::LyingDisk, Broken::OldNumber, Broken::FastClocks] {
-        match (1..=MUTATION_SEEDS).find_map(|seed| World::new(seed, false, broken).run().err().map(|why| (seed, why))) {
+    // Where it was seen last, then from the beginning.
+    for (broken, known) in [(Broken::LyingDisk, 9), (Broken::OldNumber, 55), (Broken::FastClocks, 6)] {
+        match std::iter::once(known)
+            .chain(1..=MUTATION_SEEDS)
+            .find_map(|seed| World::new(seed, false, broken).run().err().map(|why| (seed, why)))
+        {
             Some((seed, why)) => println!("{broken:?}: caught on seed {seed}: {why:.160}"),
             None => {
                 println!("{broken:?} was not caught by {MUTATION_SEEDS} seeds: the simulation is blind");
@@ -69,7 +91,7 @@ fn main() -> ExitCode {
         began.elapsed().as_secs_f64()
     );
     let began = std::time::Instant::now();
-    let mut failed = hostile.failed + if options.verbose { 0 } else { blind_spots() };
+    let mut failed = hostile.failed + if options.verbose { 0 } else { rules::check() + blind_spots() };
     let mut sums = [0_u64; 4];
     for seed in options.first..options.first + options.seeds {
         match World::new(seed, options.verbose, Broken::Nothing).run() {

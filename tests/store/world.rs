@@ -80,6 +80,7 @@ enum Event {
     Start(usize),
     Heal,
     Stalled(usize),
+    Blackout(usize, u64),
 }
 
 /// A request of a client.
@@ -98,6 +99,8 @@ struct Machine {
     life: u64,
     disk: Disk,
     stalled: bool,
+    /// The power fails during this write from now on.
+    fuse: Option<u64>,
     /// Parts per million that its clock runs fast, and where it began.
     drift: i64,
     paused: bool,
@@ -189,6 +192,7 @@ impl World {
                 life: 0,
                 disk,
                 stalled: false,
+                fuse: Some(self.dice.below(4)).filter(|_| self.dice.one_in(3)),
                 drift,
                 paused: false,
                 waiting: Vec::new(),
@@ -264,6 +268,8 @@ impl World {
                     self.at(self.now, event);
                 }
             }
+            Event::Blackout(index, life) if self.boxes[index].life == life && !self.peace => self.crash(index),
+            Event::Blackout(..) => {}
             Event::Start(index) => self.start(index)?,
             Event::Heal => self.heal(),
             Event::Stalled(index) => {
@@ -388,6 +394,7 @@ impl World {
                     Output::Write { number, op } => {
                         let one = &mut self.boxes[index];
                         one.disk.pending.push((number, op));
+                        self.burn(index);
                         if self.broken == Broken::LyingDisk {
                             let now = self.clock(index);
                             if let Some(node) = &mut self.boxes[index].node {
@@ -539,7 +546,8 @@ impl World {
         let count = self.boxes.len() as u64;
         let index = usize::try_from(self.dice.below(count)).unwrap();
         match self.dice.below(12) {
-            10 | 11 => self.leader_lost(),
+            10 => self.leader_lost(),
+            11 => self.boxes[index].fuse = Some(self.dice.below(4)),
             0..=2 => self.crash(index),
             3 | 4 => {
                 let wait = self.dice.between(100, 8_000);
@@ -556,6 +564,16 @@ impl World {
             6 | 7 => self.cut_off(index),
             8 => self.mend(),
             _ => self.lose_file(index),
+        }
+    }
+
+    /// A write begins.
+    fn burn(&mut self, index: usize) {
+        let Some(left) = self.boxes[index].fuse else { return };
+        self.boxes[index].fuse = left.checked_sub(1);
+        if left == 0 {
+            let life = self.boxes[index].life;
+            self.at(self.now, Event::Blackout(index, life));
         }
     }
 

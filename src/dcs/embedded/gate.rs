@@ -15,6 +15,11 @@ use super::state::State;
 
 /// Terms and indices stay below: a peer must not be able to use up the numbers.
 const MAX_NUMBER: u64 = 1 << 62;
+/// Bytes in entries that are not carried out yet, and of a snapshot. An honest Raft leader has 2 MiB of them open, and 4 MiB under way to a box;
+/// with the state they fit into the file.
+const MAX_OPEN: usize = 8 * 1024 * 1024;
+/// See [`MAX_OPEN`]: keys and values count with what surrounds them.
+const MAX_SNAPSHOT: usize = 4 * 1024 * 1024;
 /// Boxes in a store, and in a change of its members. Nobody has a tenth of them.
 pub const MAX_MEMBERS: usize = 64;
 /// A term may be so far ahead of ours. Each takes an election.
@@ -35,7 +40,11 @@ pub fn admit(raft: &Raft<Log>, from: u64, vote_sent: u64, message: &Message) -> 
     Ok(match message.get_msg_type() {
         MessageType::MsgAppend => {
             entries(message)?;
-            position || return Err(Malformed::Invalid("an entry's position"))
+            if !position {
+                return Err(Malformed::Invalid("an entry's position"));
+            }
+            let size: usize = message.entries.iter().map(Log::size_of).sum();
+            raft.store().open() + size <= MAX_OPEN
         }
         MessageType::MsgHeartbeat => message.commit <= last,
         MessageType::MsgSnapshot => snapshot(raft, message)?,
@@ -96,6 +105,9 @@ fn snapshot(raft: &Raft<Log>, message: &Message) -> Result<bool, Malformed> {
         return Err(Malformed::Invalid("a snapshot's index or term"));
     }
     members(metadata.get_conf_state())?;
+    if snapshot.data.len() > MAX_SNAPSHOT {
+        return Err(Malformed::Long("a snapshot"));
+    }
     State::from_bytes(&snapshot.data)?;
     Ok(index != raft.raft_log.committed || raft.raft_log.match_term(index, term))
 }

@@ -85,6 +85,18 @@ impl Log {
         Ok(())
     }
 
+    /// Bytes of an entry.
+    #[must_use]
+    pub fn size_of(entry: &Entry) -> usize {
+        entry.data.len() + entry.context.len() + 32
+    }
+
+    /// Bytes of the entries that are not carried out yet.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.index > self.applied.0).map(Log::size_of).sum()
+    }
+
     /// Index of the last entry.
     #[must_use]
     pub fn last(&self) -> u64 {

@@ -189,8 +189,15 @@ impl Coded for Place {
     }
 }
 
+/// Nothing that is kept about a box is longer.
+const MAX_TEXT: usize = 1024;
+
 fn text(from: &mut Reader<'_>, what: &'static str) -> Result<String, Malformed> {
-    String::from_utf8(from.bytes(what)?.to_vec()).map_err(|_| Malformed::Invalid(what))
+    let bytes = from.bytes(what)?;
+    if bytes.len() > MAX_TEXT {
+        return Err(Malformed::Long(what));
+    }
+    String::from_utf8(bytes.to_vec()).map_err(|_| Malformed::Invalid(what))
 }
 
 impl Coded for Answer {

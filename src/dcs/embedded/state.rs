@@ -18,7 +18,9 @@ pub use self::coded::KeyLine;
 pub const MAX_VALUE: usize = 256 * 1024;
 /// The longest key in bytes.
 pub const MAX_KEY: usize = 1024;
-/// All durable keys and values together, in bytes; soft ones may take as much again.
+/// What surrounds a key and its value in memory and in the file, in bytes: many tiny keys are not for nothing.
+const SURROUNDING: usize = 64;
+/// All durable keys and values together with [`SURROUNDING`], in bytes; soft ones may take as much again.
 pub const MAX_STATE: usize = 1024 * 1024;
 /// The revisions of a Raft leader begin this far above the log's: soft keys of an earlier one that it never heard of stay below.
 const REVISION_GAP: i64 = 1 << 32;
@@ -271,7 +273,7 @@ impl State {
             if value.len() > MAX_VALUE {
                 return Some(Outcome::Refused("the value is longer than 256 KiB"));
             }
-            size += key.len() + value.len();
+            size += weight(key, value);
         }
         (size > MAX_STATE).then_some(Outcome::Refused("the store holds 1 MiB already"))
     }
@@ -282,9 +284,9 @@ impl State {
             Op::Put { key, value, lease } => {
                 // Again only from what is durable.
                 let record = next(self.keys.get(key), revision, value, *lease);
-                self.soft_size -= self.soft.remove(key).map_or(0, |old| key.len() + old.value.len());
-                self.size += key.len() + value.len();
-                self.size -= self.keys.insert(key.clone(), record.clone()).map_or(0, |old| key.len() + old.value.len());
+                self.soft_size -= self.soft.remove(key).map_or(0, |old| weight(key, &old.value));
+                self.size += weight(key, value);
+                self.size -= self.keys.insert(key.clone(), record.clone()).map_or(0, |old| weight(key, &old.value));
                 changes.push(Change { revision, key: key.clone(), record: Some(record) });
                 Done::Put
             }
@@ -299,8 +301,8 @@ impl State {
 
     fn delete(&mut self, revision: i64, gone: Vec<Vec<u8>>, changes: &mut Vec<Change>) {
         for key in gone {
-            self.size -= self.keys.remove(&key).map_or(0, |old| key.len() + old.value.len());
-            self.soft_size -= self.soft.remove(&key).map_or(0, |old| key.len() + old.value.len());
+            self.size -= self.keys.remove(&key).map_or(0, |old| weight(&key, &old.value));
+            self.soft_size -= self.soft.remove(&key).map_or(0, |old| weight(&key, &old.value));
             changes.push(Change { revision, key, record: None });
         }
     }
@@ -334,16 +336,21 @@ impl State {
 
     /// Takes over a soft key as the Raft leader has it. What is older than what is known changes nothing.
     pub fn hear(&mut self, key: Vec<u8>, record: Record) {
-        if record.modified >= MAX_REVISION || record.value.len() > MAX_VALUE || key.len() > MAX_KEY || self.soft_size + record.value.len() + key.len() > 2 * MAX_STATE {
+        if record.modified >= MAX_REVISION
+            || record.value.len() > MAX_VALUE
+            || key.len() > MAX_KEY
+            || self.soft_size + weight(&key, &record.value) > 2 * MAX_STATE
+        {
             return;
         }
         if self.soft.get(&key).is_some_and(|known| known.modified >= record.modified) {
             return;
         }
         self.soft_revision = self.soft_revision.max(record.modified);
-        self.soft_size += key.len() + record.value.len();
+        self.soft_size += weight(&key, &record.value);
+        // The key is the same in both.
         let length = key.len();
-        self.soft_size -= self.soft.insert(key, record).map_or(0, |old| length + old.value.len());
+        self.soft_size -= self.soft.insert(key, record).map_or(0, |old| length + old.value.len() + SURROUNDING);
     }
 
     /// Takes over what the log would have given, keeping the soft keys.
@@ -352,6 +359,11 @@ impl State {
         let (soft_revision, soft_size) = (self.soft_revision, self.soft_size);
         *self = State { soft, soft_revision, soft_size, ..durable };
     }
+}
+
+/// What a key counts against the limits.
+fn weight(key: &[u8], value: &[u8]) -> usize {
+    key.len() + value.len() + SURROUNDING
 }
 
 fn next(old: Option<&Record>, revision: i64, value: &[u8], lease: i64) -> Record {

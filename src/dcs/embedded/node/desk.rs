@@ -19,6 +19,10 @@ use crate::ha::types::{Instant, Millis};
 /// Requests that wait, of all boxes together. Above this they are refused: somebody asks more than anybody needs.
 const MAX_WAITING: usize = 1024;
 
+/// A request of more bytes than this waits only behind a few others: all that waits is in memory.
+const LONG_REQUEST: usize = 16 * 1024;
+/// See [`LONG_REQUEST`].
+const MAX_LONG: usize = 16;
 /// The longest request in bytes. An entry has to fit into the file with everything else.
 const MAX_REQUEST: usize = MAX_STATE + 64 * 1024;
 
@@ -156,7 +160,11 @@ impl Node {
             self.tell(asker, Answer::Busy);
             return;
         }
-        if request.to_bytes().len() > MAX_REQUEST {
+        let length = request.to_bytes().len();
+        if length > LONG_REQUEST && self.desk.waiting() >= MAX_LONG {
+            return self.tell(asker, Answer::Busy);
+        }
+        if length > MAX_REQUEST {
             return self.tell(asker, Answer::Refused("the request is longer than the store may get".to_owned()));
         }
         if !self.desk.open {
@@ -283,7 +291,9 @@ impl Node {
             self.desk.leaving = true;
             return self.tell(asker, Answer::Busy);
         }
-        if voters.len() > gate::MAX_MEMBERS || members.len() > gate::MAX_MEMBERS {
+        let places = self.raft.store().state.places().len();
+        let more = members.iter().filter(|member| member.part != Part::Gone).count();
+        if (more > 0 && places + more > gate::MAX_MEMBERS) || members.len() > gate::MAX_MEMBERS {
             return self.tell(asker, Answer::Refused("a store has at most 64 boxes".to_owned()));
         }
         if voters.is_empty() || members.is_empty() {

@@ -298,8 +298,8 @@ impl Node {
             }
             Note::Ask { number, request } => self.take(now, Asker::Peer { node: from, number }, request),
             Note::Tell { number, answer } => self.told_by(from, number, answer),
-            // Whoever leads the log knows them better than anybody else, and tells them to a box only after it is known there that it does.
-            Note::Soft(lines) if self.leader() == Some(from) => {
+            // Whoever leads the log knows them better than anybody else. It tells them as soon as it is connected, when a box may not know yet who leads.
+            Note::Soft(lines) if self.leader().is_none_or(|leader| leader == from) => {
                 for KeyLine(key, record) in lines {
                     self.raft.mut_store().state.hear(key, record);
                 }

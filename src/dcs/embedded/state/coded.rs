@@ -1,6 +1,6 @@
 //! The state's bytes, in snapshots and on the wire.
 
-use super::{Command, Record, State, MAX_REVISION};
+use super::{weight, Command, Record, State, MAX_REVISION};
 use crate::dcs::embedded::codec::{Coded, Malformed, Reader, Writer};
 use crate::dcs::embedded::request::Place;
 use crate::dcs::embedded::txn::Txn;
@@ -77,7 +77,7 @@ impl Coded for State {
         state.places = from.list::<PlaceLine>("boxes")?.into_iter().map(|line| (line.0, line.1)).collect();
         state.leases = from.list::<LeaseLine>("leases")?.into_iter().map(|line| (line.0, line.1)).collect();
         for KeyLine(key, record) in from.list::<KeyLine>("keys")? {
-            state.size += key.len() + record.value.len();
+            state.size += weight(&key, &record.value);
             if state.keys.insert(key, record).is_some() {
                 return Err(Malformed::Invalid("a key that is there twice"));
             }
