@@ -7,7 +7,8 @@ use std::time::Duration;
 use mastiff::config::types::Secret;
 use mastiff::dcs::embedded::node::Note;
 use mastiff::dcs::embedded::peers::{frame, Config, Error, Event, Hello, Peers, Security, Timeouts};
-use mastiff::dcs::embedded::request::{Answer, Request};
+use mastiff::dcs::embedded::request::Request;
+use mastiff::dcs::embedded::txn::{Op, Txn};
 use tokio::sync::mpsc;
 
 use crate::certs::Certs;
@@ -138,5 +139,6 @@ pub fn ask(number: u64) -> Note {
 }
 
 pub fn big(length: usize) -> Note {
-    Note::Tell { number: 1, answer: Answer::Refused("x".repeat(length)) }
+    let put = Op::Put { key: b"k".to_vec(), value: vec![b'x'; length], lease: 0 };
+    Note::Ask { number: 1, request: Request::Txn(Txn { then: vec![put], ..Txn::default() }) }
 }
