@@ -52,9 +52,7 @@ fn main() {
         (_, Some("--launch-postmaster")) => mastiff::postgres::launch::launch_main(&args[1..]),
         _ if mastiff::guard::is_role(&args) => mastiff::guard::process::main(&args[1]),
         ("patronictl", _) => mastiff::ctl::run(&program, &args),
-        (_, Some("witness")) if args.len() == 2 && !args[1].starts_with('-') => {
-            mastiff::witness::run(Some(Path::new(&args[1])), &environment())
-        }
+        (_, Some("witness")) => mastiff::witness::main(&args[1..], &environment()),
         (_, Some("ctl")) => mastiff::ctl::run("mastiff ctl", &args[1..]),
         _ => agent(&program, &args),
     };

@@ -13,9 +13,30 @@ use crate::log::CRITICAL;
 use crate::notify;
 use crate::shell::{EXIT_CONFIG, EXIT_UNAVAILABLE};
 
-/// Runs until it is told to stop; the exit code.
+/// How it is called.
+const USAGE: &str = "Usage: mastiff witness [CONFIG]\n\n\
+    A vote in the embedded store for a box without PostgreSQL. CONFIG (or PATRONI_* variables) needs scope and a raft section with self_addr,\n\
+    partner_addrs, data_dir, and password or certificates.";
+
+/// `mastiff witness`; the exit code.
 #[must_use]
-pub fn run(path: Option<&Path>, env: &BTreeMap<String, String>) -> i32 {
+pub fn main(args: &[String], env: &BTreeMap<String, String>) -> i32 {
+    match args {
+        [word] if matches!(word.as_str(), "-h" | "--help") => {
+            println!("{USAGE}");
+            0
+        }
+        [] => run(None, env),
+        [path] if !path.starts_with('-') => run(Some(Path::new(path)), env),
+        _ => {
+            eprintln!("{USAGE}");
+            EXIT_CONFIG
+        }
+    }
+}
+
+/// Runs until it is told to stop; the exit code.
+fn run(path: Option<&Path>, env: &BTreeMap<String, String>) -> i32 {
     let (config, warnings) = match load(path, env) {
         Ok(loaded) => loaded,
         Err(problems) => {

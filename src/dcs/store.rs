@@ -26,7 +26,8 @@ pub enum Store {
 }
 
 impl Store {
-    /// The store of this configuration, with its file beside `data_dir` where nothing else is said. `ttl` counts until the store has a configuration. Must be called inside a `LocalSet`.
+    /// The store of this configuration, with its file beside `data_dir` where nothing else is said. `ttl` counts until the store has a configuration.
+    /// Must be called inside a `LocalSet`.
     ///
     /// # Errors
     /// Its part of the configuration cannot be used, or its file.

@@ -285,9 +285,45 @@ fn a_log_has_an_end() -> Result<(), String> {
 
 type Rule = fn() -> Result<(), String>;
 
+/// Two boxes never make the same lease, also when each was started with its own number as its random one.
+fn leases_come_once() -> Result<(), String> {
+    let grant = |id: u64| {
+        let mut boxes = Boxes::new(&[id], &[], &[id]);
+        boxes.settle();
+        boxes.tick(id, 3);
+        boxes.ask(id, 1, Request::Grant { ttl: 5_000 })
+    };
+    let leases = [grant(1), grant(2)];
+    let granted = leases.iter().all(|answer| matches!(answer, Some(Answer::Lease { .. })));
+    expect(&format!("{leases:?}"), granted && leases[0] != leases[1])
+}
+
+/// A name or an address brings a box the place of one that is silent, and of no other.
+fn a_box_that_is_there_keeps_its_place() -> Result<(), String> {
+    let mut boxes = Boxes::new(&[1, 2, 3], &[], &[1, 2, 3]);
+    boxes.elect(1);
+    let place = Place { name: "n2".to_owned(), address: "n2:7000".to_owned() };
+    boxes.ask(1, 1, Request::Members(vec![Member { place: place.clone(), ..member(2, Part::Voter) }]));
+    boxes.tick(1, 25);
+    let join = || Request::Join { node: 9, place: place.clone() };
+    let early = boxes.ask(1, 2, join());
+    boxes.tick(1, 5);
+    let before = boxes.of(1).standing().voters;
+    // Box 2 is gone, and after a while that shows.
+    let at = boxes.nodes.iter().position(|node| node.id() == 2).unwrap();
+    boxes.nodes.remove(at);
+    boxes.disks.remove(at);
+    boxes.tick(1, 40);
+    boxes.ask(1, 3, join());
+    boxes.tick(1, 40);
+    let after = boxes.of(1).standing().voters;
+    let held = matches!(early, Some(Answer::Refused(_))) && before.contains(&2) && after.contains(&9) && !after.contains(&2);
+    expect(&format!("{early:?}, voters {before:?}, then {after:?}"), held)
+}
+
 /// Checks all of them and prints what does not hold.
 pub fn check() -> u64 {
-    let rules: [(&str, Rule); 7] = [
+    let rules: [(&str, Rule); 9] = [
         ("members survive a new start", members_survive_a_new_start),
         ("a term goes out after its write", a_term_goes_out_after_its_write),
         ("answers of an earlier run", answers_of_an_earlier_run),
@@ -295,6 +331,8 @@ pub fn check() -> u64 {
         ("soft keys come from the Raft leader", soft_keys_come_from_the_leader),
         ("long requests are refused", long_requests_are_refused),
         ("a log has an end", a_log_has_an_end),
+        ("leases come once", leases_come_once),
+        ("a box that is there keeps its place", a_box_that_is_there_keeps_its_place),
     ];
     let mut broken = 0;
     for (name, rule) in rules {

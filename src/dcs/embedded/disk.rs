@@ -51,6 +51,10 @@ impl Error {
         let path = path.to_owned();
         move |source| Error::Io { what, path, source }
     }
+
+    fn is_full(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    }
 }
 
 /// A directory that is locked for this program.
@@ -115,26 +119,16 @@ impl Directory {
         }
     }
 
-    /// A full disk is waited for: the old file is whole as long as the new one is not.
+    /// The old file is whole as long as the new one is not.
     fn replace(&self, bytes: &[u8]) -> Result<(), Error> {
         let (new, path) = (self.path.join(NEW), self.file());
-        let mut warned = false;
-        loop {
-            let written = private().truncate(true).open(&new).and_then(|mut file| {
-                file.write_all(bytes)?;
-                file.sync_all()
-            });
-            match written {
-                Ok(()) => break,
-                Err(error) if is_full(&error) => {
-                    if !std::mem::replace(&mut warned, true) {
-                        log::error!("the store's file {} cannot be written anew: {error}; waiting for room", path.display());
-                    }
-                    let _ = std::fs::remove_file(&new);
-                    sleep(FULL_PAUSE);
-                }
-                Err(error) => return Err(Error::io("file cannot be written anew:", &new)(error)),
-            }
+        let written = private().truncate(true).open(&new).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        if let Err(error) = written {
+            let _ = std::fs::remove_file(&new);
+            return Err(Error::io("file cannot be written anew:", &new)(error));
         }
         std::fs::rename(&new, &path).map_err(Error::io("file cannot be put in its place:", &path))?;
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(Error::io("directory cannot be flushed:", &self.path))
@@ -145,10 +139,6 @@ fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).create(true).mode(0o600);
     options
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The thread that writes.
@@ -177,10 +167,26 @@ impl Disk {
 
 fn run(directory: &Directory, work: &Receiver<(u64, FileOp)>, done: &UnboundedSender<Result<u64, Error>>) {
     while let Ok((number, op)) = work.recv() {
-        let result = directory.carry_out(&op).map(|()| number);
+        let result = patiently(directory, &op).map(|()| number);
         let failed = result.is_err();
         if done.send(result).is_err() || failed {
             return;
+        }
+    }
+}
+
+/// A new file that finds no room is tried again: each attempt begins with a file of its own, and the old one is whole. Nothing else is, see above.
+fn patiently(directory: &Directory, op: &FileOp) -> Result<(), Error> {
+    let mut warned = false;
+    loop {
+        match directory.carry_out(op) {
+            Err(error) if error.is_full() && matches!(op, FileOp::Replace { .. }) => {
+                if !std::mem::replace(&mut warned, true) {
+                    log::error!("{error}; waiting for room");
+                }
+                sleep(FULL_PAUSE);
+            }
+            result => return result,
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{interval, MissedTickBehavior};
 
 use super::disk::{self, Directory, Disk};
-use super::node::{Node, Note, Output, Standing, ELECTION_TICKS};
+use super::node::{Node, Note, Output, ELECTION_TICKS};
 use super::peers::{Event, Peers};
 use super::request::{Answer, Place, Request};
 use super::state::Change;
@@ -38,8 +38,6 @@ pub(super) enum Ask {
     },
     /// See [`Node::set_burden`].
     Burden(bool),
-    /// What is known of the store.
-    Standing(oneshot::Sender<Standing>),
 }
 
 /// The network side of a box that has partners.
@@ -213,9 +211,6 @@ impl Driver {
                 self.node.request(clock::now(), id, request, until);
             }
             Ask::Burden(burdened) => self.node.set_burden(burdened),
-            Ask::Standing(reply) => {
-                let _ = reply.send(self.node.standing());
-            }
         }
     }
 
@@ -284,6 +279,15 @@ pub(super) async fn run(mut driver: Driver) {
             },
             Some(event) = next_event(&mut driver.net) => driver.heard(event),
             _ = joining.tick(), if works => driver.join(),
+        }
+    }
+}
+
+/// Answers everybody that there is nothing yet, until nobody can ask any more. What was never answered would pile up.
+pub(super) async fn decline(asks: &mut mpsc::UnboundedReceiver<Ask>) {
+    while let Some(ask) = asks.recv().await {
+        if let Ask::Request { reply, .. } = ask {
+            let _ = reply.send(Answer::Busy);
         }
     }
 }

@@ -13,7 +13,7 @@ use super::driver::{self, Ask, Driver, Net, Setup};
 use super::founding;
 use super::journal::{Damage, Image, Journal};
 use super::meeting::{self, Meeting};
-use super::node::{self, Node, Standing};
+use super::node::{self, Node};
 use super::peers::{self, Hello, Peers, Security, Timeouts, FOUNDED, VERSION};
 use super::request::{Answer, Place, Request};
 use super::state::Done;
@@ -128,7 +128,7 @@ impl EmbeddedStore {
     /// The file or its directory cannot be used, or nobody can reach this box.
     pub async fn open(config: Config) -> Result<EmbeddedStore, Error> {
         let directory = Directory::open(&config.directory)?;
-        let seed = seed();
+        let (seed, newcomer) = (random()?, random()?.max(1));
         let file = directory.read()?.map(|bytes| recover(&directory, &bytes, seed)).transpose()?;
         let node = file.as_ref().map_or_else(|| founding::founder(&config.scope, &config.own.address), |(image, _)| image.node);
         let mut net = match &config.network {
@@ -149,7 +149,7 @@ impl EmbeddedStore {
             }
             // Everybody else may come later than this agent.
             (None, Some(_)) => {
-                tokio::task::spawn_local(begin(config, seed, directory, setup, net));
+                tokio::task::spawn_local(begin(config, newcomer, seed, directory, setup, net));
             }
         }
         let inner =
@@ -177,23 +177,13 @@ impl EmbeddedStore {
     pub fn set_burden(&self, burdened: bool) {
         let _ = self.inner.asks.send(Ask::Burden(burdened));
     }
-
-    /// What is known of the store from here; `None`: its part on this box has ended.
-    pub async fn standing(&self) -> Option<Standing> {
-        let (reply, answer) = oneshot::channel();
-        self.inner.asks.send(Ask::Standing(reply)).ok()?;
-        answer.await.ok()
-    }
 }
 
-/// A seed that differs between boxes and starts.
-fn seed() -> u64 {
+/// A number that comes never again, on no box: without one nothing may begin.
+fn random() -> std::io::Result<u64> {
     let mut bytes = [0; 8];
-    let random = std::fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes));
-    if random.is_err() {
-        return clock::now().0 ^ (u64::from(std::process::id()) << 32);
-    }
-    u64::from_le_bytes(bytes)
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 fn recover(directory: &Directory, bytes: &[u8], salt: u64) -> Result<(Image, Journal), Error> {
@@ -237,15 +227,19 @@ fn start(image: Image, journal: Journal, seed: u64, directory: Directory, setup:
     Ok(())
 }
 
-/// The first moments of a box with partners.
-async fn begin(config: Config, seed: u64, directory: Directory, setup: Setup, net: Option<Net>) {
+/// The first moments of a box with partners. `newcomer` is its number if it comes to a store that is there.
+async fn begin(config: Config, newcomer: u64, seed: u64, directory: Directory, mut setup: Setup, net: Option<Net>) {
     let Some(mut net) = net else { return };
     let voters = founding::voters(&config.scope, &config.own, &config.partners);
     let founder = founding::founder(&config.scope, &config.own.address);
     log::info!("store: no file yet: looking for the boxes at {}", config.partners.join(", "));
-    let image = match meeting::meet(&mut net, &voters, founder).await {
+    let met = tokio::select! {
+        met = meeting::meet(&mut net, &voters, founder) => met,
+        () = driver::decline(&mut setup.asks) => Meeting::Nobody,
+    };
+    let image = match met {
         Meeting::Founders => founding::image(founder, &voters),
-        Meeting::Store => Image { node: seed.max(1), ..Image::default() },
+        Meeting::Store => Image { node: newcomer, ..Image::default() },
         Meeting::Nobody => return,
     };
     if image.node == founder {

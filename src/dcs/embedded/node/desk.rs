@@ -71,7 +71,7 @@ pub(super) struct Desk {
     /// Number of the proposal that opens it.
     opening: u64,
     /// What came before that.
-    early: Vec<(Asker, Request, Instant)>,
+    early: Vec<(Asker, Request)>,
     queue: VecDeque<Waiting>,
     proposed: BTreeMap<u64, Asker>,
     next_proposal: u64,
@@ -170,7 +170,7 @@ impl Node {
             return self.tell(asker, Answer::Refused("the request is longer than the store may get".to_owned()));
         }
         if !self.desk.open {
-            self.desk.early.push((asker, request, now));
+            self.desk.early.push((asker, request));
             return;
         }
         let command = match request {
@@ -196,7 +196,7 @@ impl Node {
     }
 
     /// Starts the next round where one is due, and answers what is confirmed.
-    pub(super) fn serve(&mut self, now: Instant) {
+    pub(super) fn serve(&mut self) {
         if !self.desk.open {
             return;
         }
@@ -212,7 +212,7 @@ impl Node {
                 return;
             }
             let Some(mut first) = self.desk.queue.pop_front() else { return };
-            match self.answer(&first, now) {
+            match self.answer(&first) {
                 Some(answer) => self.tell(first.asker, answer),
                 None => {
                     first.barrier = self.raft.raft.raft_log.last_index();
@@ -237,7 +237,7 @@ impl Node {
     }
 
     /// `None`: not before everything that is proposed by now is applied.
-    fn answer(&mut self, waiting: &Waiting, _: Instant) -> Option<Answer> {
+    fn answer(&mut self, waiting: &Waiting) -> Option<Answer> {
         let state = &mut self.raft.mut_store().state;
         match &waiting.request {
             Request::Range(span) => Some(Answer::Range { revision: state.revision(), found: state.range(span) }),
@@ -287,6 +287,11 @@ impl Node {
         let changes = founding::admission(&store.members, &known, node, place);
         if node == 0 || changes.is_empty() {
             return self.tell(asker, Answer::Done { revision: self.raft.store().state.revision() });
+        }
+        // A box that lost its file does not answer under its old number. One that does is another box with the same name or address.
+        let is_there = |member: &Member| self.raft.raft.prs().get(member.node).is_some_and(|peer| peer.recent_active);
+        if changes.iter().any(|member| member.part == Part::Gone && is_there(member)) {
+            return self.tell(asker, Answer::Refused("a box with this name or address takes part already".to_owned()));
         }
         self.change_members(asker, changes);
     }
@@ -406,7 +411,7 @@ impl Node {
         self.desk.open = true;
         let lines = self.soft_lines();
         self.spread(lines);
-        for (asker, request, _) in std::mem::take(&mut self.desk.early) {
+        for (asker, request) in std::mem::take(&mut self.desk.early) {
             self.take(now, asker, request);
         }
     }
@@ -417,7 +422,7 @@ impl Node {
         self.desk.leaving = false;
         let proposed = std::mem::take(&mut self.desk.proposed);
         let waiting = std::mem::take(&mut self.desk.queue).into_iter().map(|waiting| waiting.asker);
-        let early = std::mem::take(&mut self.desk.early).into_iter().map(|(asker, _, _)| asker);
+        let early = std::mem::take(&mut self.desk.early).into_iter().map(|(asker, _)| asker);
         let harmless: Vec<Asker> = waiting.chain(early).collect();
         self.desk.round = self.desk.round.max(self.desk.confirmed);
         self.desk.confirmed = self.desk.round;

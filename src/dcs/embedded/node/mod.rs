@@ -148,12 +148,13 @@ struct Pending {
 }
 
 impl Node {
-    /// A box with the content of its file.
+    /// A box with the content of its file. `seed` is random, for this run of the program alone: numbers of leases and of runs come from it, and must
+    /// never come twice.
     ///
     /// # Errors
     /// The content is not usable.
     pub fn new(image: Image, journal: Journal, seed: u64, tick: Millis, now: Instant) -> Result<Node, Error> {
-        let mut random = Random(seed ^ image.node);
+        let mut random = Random(seed);
         let config = raft::Config {
             id: image.node,
             election_tick: ELECTION_TICKS,
@@ -338,7 +339,7 @@ impl Node {
         loop {
             self.draw_timeout();
             self.notice_role(now);
-            self.serve(now);
+            self.serve();
             if !self.raft.has_ready() {
                 return;
             }
