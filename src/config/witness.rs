@@ -47,6 +47,9 @@ pub fn load(path: Option<&Path>, env: &BTreeMap<String, String>) -> Result<(Witn
     if config.raft.address.is_none() {
         build.say(Severity::Error, "raft.self_addr", "missing: where do the other boxes reach this one?");
     }
+    if config.raft.partners.is_empty() && !found.iter().chain(&build.found).any(|one| one.key.starts_with("raft.partner_addrs")) {
+        build.say(Severity::Error, "raft.partner_addrs", "missing: a witness alone would make a store of its own");
+    }
     if config.raft.data_dir.is_none() {
         build.say(Severity::Error, "raft.data_dir", "missing: where is the store's file to be kept?");
     }

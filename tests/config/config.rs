@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use mastiff::config::report::{validate_config, Options};
 use mastiff::config::types::{OnConflict, VipLifetime, VipSettings, WatchdogDriver, WatchdogSettings};
-use mastiff::config::{dump, load, load_ctl, reference_markdown, Config, Diagnostic, Effective, Loaded};
+use mastiff::config::{dump, load, load_ctl, reference_markdown, witness, Config, Diagnostic, Effective, Loaded};
 use mastiff::ha::config::{SyncMode, WatchdogConfig, WatchdogMode};
 use mastiff::ha::fence::VipRole;
 use mastiff::ha::types::Millis;
@@ -399,4 +399,20 @@ fn the_reference_is_generated() {
         text == whole || std::env::var_os("UPDATE_GOLDEN").is_some(),
         "UPDATE_GOLDEN=1 cargo test --test config writes the tables anew"
     );
+}
+
+#[test]
+fn a_witness_needs_its_store_and_nothing_else() {
+    let load = |text: &str| witness::load(None, &BTreeMap::from([("PATRONI_CONFIGURATION".to_owned(), text.to_owned())]));
+    let whole =
+        "{scope: demo, raft: {self_addr: 'w:7000', partner_addrs: ['a:7000', 'b:7000'], password: 0123456789abcdef, data_dir: /var/lib/w}}";
+    let (config, warnings) = load(whole).unwrap();
+    assert_eq!((config.scope.as_str(), config.name.as_str(), config.namespace.as_str()), ("demo", "witness", "/service"));
+    assert_eq!((config.raft.partners.len(), warnings.len()), (2, 0));
+    let found = lines(&load("{scope: a/b, raft: {}}").unwrap_err());
+    for key in ["scope: must not contain a slash", "raft.self_addr: missing", "raft.partner_addrs: missing", "raft.data_dir: missing"] {
+        assert!(found.contains(key), "{key}: {found}");
+    }
+    let found = lines(&load("{scope: demo, raft: {self_addr: 'w:7000', partner_addrs: ['a b'], data_dir: /w}}").unwrap_err());
+    assert!(found.contains("raft.password: missing") && !found.contains("raft.partner_addrs: missing"), "{found}");
 }
