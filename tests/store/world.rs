@@ -502,6 +502,10 @@ impl World {
                 one.holder.under_way = None;
                 one.calls.remove(&id);
                 one.holder.take(what, sent, answer.as_ref());
+                if what == What::Acquire {
+                    // On a lease that may be old by now: as the agent does, it renews before it goes on.
+                    one.holder.next_at = real;
+                }
                 return Ok(());
             }
         }
